@@ -1,0 +1,11 @@
+# Flags of our own targets only; nothing global.
+function(cachecard_options target)
+  target_compile_options(${target} PRIVATE
+    -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion
+    -ffp-contract=off  # encoders give the same bytes on every machine (spec: determinism)
+    $<$<BOOL:${CACHECARD_WERROR}>:-Werror>)
+  if(CACHECARD_SANITIZE)
+    target_compile_options(${target} PRIVATE -fsanitize=${CACHECARD_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+    target_link_options(${target} PUBLIC -fsanitize=${CACHECARD_SANITIZE})
+  endif()
+endfunction()

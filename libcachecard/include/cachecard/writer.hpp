@@ -1,0 +1,116 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "cachecard/card.hpp"
+#include "cachecard/io.hpp"
+
+namespace cachecard {
+
+/// A section ready for the file. Chunks are encoded on any thread, then appended in order.
+struct EncodedSection {
+  FrameHeader frame;                 ///< offset and check are set by CardWriter
+  std::vector<std::byte> buffer;     ///< owns the payload unless it is the caller's
+  std::span<const std::byte> stored;
+};
+
+/// Compresses (as frame.compressor asks; falls back to none where that is not smaller) and digests.
+/// frame: everything but sizes, digest, offset and check. payload must outlive the result.
+Result<EncodedSection> encode_section(FrameHeader frame, std::span<const std::byte> payload,
+                                      int zstd_level = 3);
+
+/// Rows [token][channel] of a stream as a chunk: checks the size, then encode_section.
+/// Spec: CODECS.md
+Result<EncodedSection> encode_chunk(const CardHeader& header, std::size_t stream_index,
+                                    FrameHeader frame, std::span<const std::byte> rows,
+                                    int zstd_level = 3);
+
+struct WriteReport {
+  Digest128 root{};
+  std::uint64_t file_size = 0;
+  Summary summary;
+};
+
+/// Writes a card in one forward pass. Every frame header is held to the reader's own rules before
+/// it is written, so that no call makes a card that CardReader refuses.
+class CardWriter {
+ public:
+  /// features: kFeature... bits that may occur. Errors: as parse_header, io
+  static Result<CardWriter> create(ByteSink& sink, const CardHeader& header,
+                                   std::uint64_t required_features, std::uint64_t optional_features,
+                                   const Limits& limits = {});
+  CardWriter(CardWriter&&) noexcept;
+  CardWriter& operator=(CardWriter&&) noexcept;
+  ~CardWriter();
+
+  /// Returns the frame as written. Errors: invalid_argument (naming the rule), io
+  Result<FrameHeader> append(const EncodedSection& section);
+  /// Encodes and appends a small section.
+  Result<FrameHeader> add(FrameHeader frame, std::span<const std::byte> payload);
+
+  /// Summary, directory and trailer. The sink is not committed.
+  Result<WriteReport> finish(double predicted_error = 0.0);
+
+ private:
+  struct State;
+  explicit CardWriter(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+/// A frame header with the flags that its type has in the spec.
+FrameHeader make_frame(SectionType type, std::uint32_t segment = kNoSegment);
+
+/// Where a card's values come from: a foreign file, a live cache, another card.
+class CacheSource {
+ public:
+  virtual ~CacheSource() = default;
+  /// One segment or more; streams say dtype, shape, rotation and span.
+  virtual const CardHeader& header() const = 0;
+  /// Empty where header().flags has kHeaderTokensUnknown.
+  virtual std::span<const std::int32_t> token_ids() const = 0;
+  /// One per token, in position order.
+  virtual std::span<const std::int32_t> positions() const = 0;
+  /// out[token][channel] in the stream's own dtype. Thread-safe. Token numbers are the card's.
+  virtual Status read_rows(std::size_t stream_index, std::uint64_t first_token,
+                           std::uint64_t token_count, std::span<std::byte> out) const = 0;
+  virtual Status read_opaque(std::size_t stream_index, std::uint64_t offset,
+                             std::span<std::byte> out) const;
+  virtual const SourceLayout* source_layout() const { return nullptr; }
+  /// Literal bytes of the source layout's recipe, source_layout()->record.literal_size in all.
+  virtual Status read_literals(std::uint64_t offset, std::span<std::byte> out) const;
+  virtual const RopeTable* rope_table() const { return nullptr; }
+  virtual std::string_view text() const { return {}; }
+};
+
+struct CardOptions {
+  Compressor compressor = Compressor::kNone;  ///< of chunks
+  int zstd_level = 3;
+  std::uint64_t chunk_tokens = 2048;
+  ChunkOrder chunk_order = ChunkOrder::kLayerMajor;
+  bool source_layout = true;
+  ProvenanceEntry provenance;
+  ParallelFor parallel;
+  Limits limits;
+  /// Called after each batch with stored bytes so far and in all; false stops with `interrupted`.
+  std::function<bool(std::uint64_t done, std::uint64_t total)> progress;
+};
+
+/// Writes source as a card: `raw` for f32, f16 and bf16 streams, `ggml` for block types.
+/// Memory: CardOptions::parallel.width chunks (read and encoded) and the small sections.
+Result<WriteReport> write_card(const CacheSource& source, ByteSink& sink,
+                               const CardOptions& options = {});
+
+/// Token spans of a stream's chunks: chunk_tokens each, fewer where rows are wide, a remainder under
+/// half joins its neighbour. spec: FORMAT.md#chunks
+struct TokenSpan {
+  std::uint64_t first_token;
+  std::uint64_t token_count;
+};
+std::vector<TokenSpan> plan_chunks(std::uint64_t first_token, std::uint64_t token_count,
+                                   std::uint64_t row_bytes, std::uint64_t chunk_tokens,
+                                   const Limits& limits = {});
+
+}  // namespace cachecard

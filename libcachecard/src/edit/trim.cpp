@@ -1,0 +1,303 @@
+#include <algorithm>
+#include <map>
+
+#include "cachecard/edit.hpp"
+#include "format/record_check.hpp"
+
+namespace cachecard {
+namespace {
+
+bool is_opaque(const StreamRecord& stream) {
+  return stream.stream == static_cast<std::uint8_t>(StreamKind::kOpaque);
+}
+
+bool is_type(const FrameHeader& frame, SectionType type) {
+  return frame.section_type == static_cast<std::uint16_t>(type);
+}
+
+template <class T>
+Status outcome(const Result<T>& result) {
+  if (!result) return result.error();
+  return {};
+}
+
+/// The tokens and layers that stay; token numbers of the new card are `first` less.
+struct Cut {
+  std::uint64_t first = 0;
+  std::uint64_t end = 0;
+  std::uint32_t first_layer = 0;
+  std::uint32_t end_layer = 0;
+  bool whole_tokens = false;
+  bool whole_layers = false;
+
+  bool keeps_layer(std::uint32_t layer) const { return layer >= first_layer && layer < end_layer; }
+  /// [from, from + count) cut to what stays, in new token numbers.
+  TokenSpan clip(std::uint64_t from, std::uint64_t count) const {
+    const std::uint64_t lo = std::clamp(from, first, end);
+    const std::uint64_t hi = std::clamp(from + count, first, end);
+    return {lo - first, hi - lo};
+  }
+};
+
+Result<Cut> plan_cut(const CardHeader& header, const TrimOptions& options) {
+  Cut cut{options.first_token, options.end_token.value_or(header.token_count), options.first_layer,
+          options.end_layer.value_or(header.layer_count)};
+  if (cut.first >= cut.end || cut.end > header.token_count) {
+    return Error{ErrorCode::kInvalidArgument, kNoOffset, "--tokens",
+                 "found " + std::to_string(cut.first) + ":" + std::to_string(cut.end) +
+                     ", allowed a part of 0:" + std::to_string(header.token_count)};
+  }
+  if (cut.first_layer >= cut.end_layer || cut.end_layer > header.layer_count) {
+    return Error{ErrorCode::kInvalidArgument, kNoOffset, "--layers",
+                 "found " + std::to_string(cut.first_layer) + ":" + std::to_string(cut.end_layer) +
+                     ", allowed a part of 0:" + std::to_string(header.layer_count)};
+  }
+  cut.whole_tokens = cut.first == 0 && cut.end == header.token_count;
+  cut.whole_layers = cut.first_layer == 0 && cut.end_layer == header.layer_count;
+  return cut;
+}
+
+/// spec: FORMAT.md#restorable-prefixes
+Status check_restorable(const CardHeader& header, const Cut& cut) {
+  const bool opaque = std::any_of(header.streams.begin(), header.streams.end(), is_opaque);
+  if (opaque && !(cut.whole_tokens && cut.whole_layers)) {
+    return Error{ErrorCode::kNotRestorable, kNoOffset, "stream.opaque", "opaque state cannot be cut"};
+  }
+  if (header.restorable == Restorable::kWholeOnly && !cut.whole_tokens) {
+    return Error{ErrorCode::kNotRestorable, kNoOffset, "header.restorable", "only the whole can be restored"};
+  }
+  if (header.restorable == Restorable::kFromCount && cut.end < header.restorable_from) {
+    return Error{ErrorCode::kNotRestorable, kNoOffset, "header.restorable_from",
+                 found_allowed(cut.end, "at least " + std::to_string(header.restorable_from))};
+  }
+  return {};
+}
+
+class Trimmer {
+ public:
+  Trimmer(const CardReader& card, const Cut& cut, const TrimOptions& options)
+      : card_(card), cut_(cut), options_(options) {}
+
+  Result<TrimReport> run(ByteSink& sink);
+
+ private:
+  CardHeader make_header(std::span<const std::int32_t> positions);
+  Status add_segment_sections(CardWriter& writer, std::uint32_t new_segment);
+  Status add_map(CardWriter& writer, std::uint32_t new_segment, FrameHeader frame);
+  Status add_chunk(CardWriter& writer, std::size_t index);
+  Status add_cut_chunk(CardWriter& writer, const FrameHeader& old, FrameHeader frame, TokenSpan span);
+  Status add_provenance(CardWriter& writer);
+  Status copy_named(CardWriter& writer, std::size_t index);
+  void note_dropped(const FrameHeader& frame);
+
+  const CardReader& card_;
+  const Cut& cut_;
+  const TrimOptions& options_;
+  CardHeader header_;
+  std::vector<std::uint32_t> old_segment_;          ///< by new segment
+  std::vector<std::uint32_t> new_segment_;          ///< by old segment, kNoSegment where none is left
+  std::vector<std::uint32_t> kept_streams_;         ///< old indices
+  std::vector<std::int32_t> token_ids_;
+  std::vector<std::int32_t> positions_;
+  std::map<std::uint32_t, std::uint64_t> map_digest_;  ///< by new segment
+  TrimReport report_;
+};
+
+CardHeader Trimmer::make_header(std::span<const std::int32_t> positions) {
+  CardHeader header = card_.header();
+  header.token_count = cut_.end - cut_.first;
+  if (cut_.first > 0) header.flags |= kHeaderNotAPrefix;
+  if (!cut_.whole_layers) header.flags |= kHeaderPartialLayers;
+  if (!cut_.whole_tokens && !positions.empty()) header.next_position = std::int64_t{positions.back()} + 1;
+  header.restorable_from = header.restorable_from > cut_.first ? header.restorable_from - cut_.first : 0;
+  header.streams.clear();
+  for (std::uint32_t i = 0; i < card_.header().streams.size(); ++i) {
+    StreamRecord stream = card_.header().streams[i];
+    if (!cut_.keeps_layer(stream.layer)) continue;
+    if (!is_opaque(stream)) {
+      const TokenSpan span = cut_.clip(stream.first_token, stream.token_count);
+      stream.first_token = span.first_token;
+      stream.token_count = span.token_count;
+    }
+    kept_streams_.push_back(i);
+    header.streams.push_back(stream);
+  }
+  header.segments.clear();
+  for (std::uint32_t i = 0; i < card_.header().segments.size(); ++i) {
+    SegmentRecord segment = card_.header().segments[i];
+    const TokenSpan span = cut_.clip(segment.first_token, segment.token_count);
+    new_segment_.push_back(span.token_count > 0 ? static_cast<std::uint32_t>(header.segments.size()) : kNoSegment);
+    if (span.token_count == 0) continue;
+    segment.first_token = span.first_token;
+    segment.token_count = span.token_count;
+    old_segment_.push_back(i);
+    header.segments.push_back(segment);
+  }
+  return header;
+}
+
+Status Trimmer::add_map(CardWriter& writer, std::uint32_t new_segment, FrameHeader frame) {
+  auto old = card_.map(old_segment_[new_segment]);
+  if (!old) return old.error();
+  const SegmentRecord& old_record = card_.header().segments[old_segment_[new_segment]];
+  const std::uint64_t skip = header_.segments[new_segment].first_token + cut_.first - old_record.first_token;
+  BitWidthMap map;
+  map.token_count = header_.segments[new_segment].token_count;
+  for (std::uint32_t stream : kept_streams_) {
+    map.base.push_back(old->base[stream]);
+    const std::size_t first = BitWidthMap::first_use(card_.header(), stream);
+    const std::size_t end = BitWidthMap::first_use(card_.header(), stream + 1);
+    map.row_of.insert(map.row_of.end(), old->row_of.begin() + static_cast<std::ptrdiff_t>(first),
+                      old->row_of.begin() + static_cast<std::ptrdiff_t>(end));
+  }
+  for (std::size_t row = 0; row < old->row_count(); ++row) {
+    const auto kept = old->row(row).subspan(skip, map.token_count);
+    map.rows.insert(map.rows.end(), kept.begin(), kept.end());
+  }
+  auto written = writer.add(frame, encode_map(map));
+  if (!written) return written.error();
+  map_digest_[new_segment] = written->stored_digest;
+  return {};
+}
+
+Status Trimmer::add_segment_sections(CardWriter& writer, std::uint32_t new_segment) {
+  const SegmentRecord& segment = header_.segments[new_segment];
+  const auto framed = [&](SectionType type) {
+    FrameHeader frame = make_frame(type, new_segment);
+    frame.first_token = segment.first_token;
+    frame.token_count = segment.token_count;
+    return frame;
+  };
+  if (!token_ids_.empty()) {
+    const auto ids = std::span<const std::int32_t>(token_ids_).subspan(segment.first_token, segment.token_count);
+    if (Status s = outcome(writer.add(framed(SectionType::kTokenIds), std::as_bytes(ids))); !s) return s;
+  }
+  const auto positions = std::span<const std::int32_t>(positions_).subspan(segment.first_token, segment.token_count);
+  const auto runs = encode_positions(position_runs(positions));
+  if (Status s = outcome(writer.add(framed(SectionType::kPositions), runs)); !s) return s;
+  return add_map(writer, new_segment, framed(SectionType::kBitWidthMap));
+}
+
+/// rope_table and parameters: payload bytes stay, so that digests that name them hold.
+Status Trimmer::copy_named(CardWriter& writer, std::size_t index) {
+  FrameHeader frame = card_.frames()[index];
+  if (frame.layer != kNoLayer && !cut_.keeps_layer(frame.layer)) return {};
+  if (frame.segment != kNoSegment) {
+    const std::uint32_t segment = new_segment_[frame.segment];
+    frame.segment = segment == kNoSegment ? 0 : segment;  // a later segment may still name it
+  }
+  EncodedSection section;
+  section.buffer.resize(frame.stored_size);
+  if (Status s = card_.read_stored(index, section.buffer); !s) return s;
+  section.frame = frame;
+  section.stored = section.buffer;
+  return outcome(writer.append(section));
+}
+
+Status Trimmer::add_cut_chunk(CardWriter& writer, const FrameHeader& old, FrameHeader frame, TokenSpan span) {
+  const auto kind = static_cast<StreamKind>(old.stream);
+  const std::size_t old_stream = *card_.header().stream_index(old.layer, kind);
+  const std::size_t new_stream = *header_.stream_index(old.layer, kind);
+  const StreamRecord& stream = header_.streams[new_stream];
+  std::vector<std::byte> rows(span.token_count * row_bytes(stream, static_cast<DType>(stream.dtype)));
+  std::vector<std::byte> scratch(card_.scratch_bytes(old_stream));
+  if (Status s = card_.read_rows(old_stream, span.first_token + cut_.first, span.token_count, rows, scratch); !s) {
+    return s;
+  }
+  frame.first_token = span.first_token;
+  frame.token_count = span.token_count;
+  ++report_.cut_chunks;
+  auto section = encode_chunk(header_, new_stream, frame, rows);
+  if (!section) return section.error();
+  return outcome(writer.append(*section));
+}
+
+Status Trimmer::add_chunk(CardWriter& writer, std::size_t index) {
+  const FrameHeader& old = card_.frames()[index];
+  if (!cut_.keeps_layer(old.layer)) return {};
+  FrameHeader frame = old;
+  const TokenSpan span = cut_.clip(old.first_token, old.token_count);
+  const bool opaque = old.stream == static_cast<std::uint8_t>(StreamKind::kOpaque);
+  if (!opaque && span.token_count == 0) return {};
+  frame.segment = new_segment_[old.segment];
+  if (!opaque) frame.map_digest = map_digest_.at(frame.segment);
+  if (!opaque && span.token_count != old.token_count) return add_cut_chunk(writer, old, frame, span);
+  frame.first_token = opaque ? 0 : span.first_token;
+  EncodedSection section;
+  section.buffer.resize(frame.stored_size);
+  if (Status s = card_.read_stored(index, section.buffer); !s) return s;
+  section.frame = frame;
+  section.stored = section.buffer;
+  ++report_.copied_chunks;
+  return outcome(writer.append(section));
+}
+
+Status Trimmer::add_provenance(CardWriter& writer) {
+  auto entries = card_.provenance();
+  if (!entries) return entries.error();
+  ProvenanceEntry entry;
+  entry.hop = entries->empty() ? 0 : entries->back().hop;
+  entry.operation = ProvenanceOp::kTrim;
+  entry.time = options_.time.value_or(0);
+  entry.parent_root = card_.trailer().root;
+  entry.text = "trim tokens " + std::to_string(cut_.first) + ":" + std::to_string(cut_.end) + " layers " +
+               std::to_string(cut_.first_layer) + ":" + std::to_string(cut_.end_layer);
+  entries->push_back(std::move(entry));
+  return outcome(writer.add(make_frame(SectionType::kProvenance), encode_provenance(*entries)));
+}
+
+void Trimmer::note_dropped(const FrameHeader& frame) {
+  const std::string name(name_of(static_cast<SectionType>(frame.section_type)));
+  auto& dropped = report_.dropped;
+  if (std::find(dropped.begin(), dropped.end(), name) == dropped.end()) dropped.push_back(name);
+}
+
+Result<TrimReport> Trimmer::run(ByteSink& sink) {
+  auto runs = card_.positions();
+  if (!runs) return runs.error();
+  const auto positions = expand_positions(*runs);
+  const auto kept = [&](const std::vector<std::int32_t>& all) {
+    return std::vector<std::int32_t>(all.begin() + static_cast<std::ptrdiff_t>(cut_.first),
+                                     all.begin() + static_cast<std::ptrdiff_t>(cut_.end));
+  };
+  positions_ = kept(positions);
+  if ((card_.header().flags & kHeaderTokensUnknown) == 0) {
+    auto ids = card_.token_ids();
+    if (!ids) return ids.error();
+    token_ids_ = kept(*ids);
+  }
+  header_ = make_header(positions_);
+  auto writer = CardWriter::create(sink, header_, card_.prologue().required_features, 0, card_.limits());
+  if (!writer) return writer.error();
+  for (std::uint32_t segment = 0; segment < header_.segments.size(); ++segment) {
+    if (Status s = add_segment_sections(*writer, segment); !s) return s.error();
+  }
+  for (std::size_t i = 0; i < card_.frames().size(); ++i) {
+    const FrameHeader& frame = card_.frames()[i];
+    const bool named = is_type(frame, SectionType::kRopeTable) || is_type(frame, SectionType::kParameters);
+    const bool chunk = is_type(frame, SectionType::kChunk);
+    if (named || chunk) {
+      if (Status s = named ? copy_named(*writer, i) : add_chunk(*writer, i); !s) return s.error();
+    } else if (is_type(frame, SectionType::kText) || is_type(frame, SectionType::kMedia) ||
+               is_type(frame, SectionType::kSourceLayout) || is_type(frame, SectionType::kCanary) ||
+               is_type(frame, SectionType::kReferences) || name_of(static_cast<SectionType>(frame.section_type)) == "unknown") {
+      note_dropped(frame);
+    }
+  }
+  if (Status s = add_provenance(*writer); !s) return s.error();
+  auto written = writer->finish();
+  if (!written) return written.error();
+  report_.written = *written;
+  return report_;
+}
+
+}  // namespace
+
+Result<TrimReport> trim(const CardReader& card, ByteSink& sink, const TrimOptions& options) {
+  auto cut = plan_cut(card.header(), options);
+  if (!cut) return cut.error();
+  if (Status s = check_restorable(card.header(), *cut); !s) return s.error();
+  return Trimmer(card, *cut, options).run(sink);
+}
+
+}  // namespace cachecard

@@ -1,0 +1,36 @@
+#include "reader/payload.hpp"
+
+#include "cachecard/digest.hpp"
+#include "codec/byte_compressor.hpp"
+#include "format/framing.hpp"
+
+namespace cachecard {
+
+std::size_t element_size(const FrameHeader& frame) {
+  const DTypeInfo* info = dtype_info(static_cast<DType>(frame.dtype));
+  return info == nullptr || info->block_elements != 1 ? 1 : info->block_bytes;
+}
+
+Status check_digest(const FrameHeader& frame, std::span<const std::byte> stored) {
+  if (digest64(stored) == frame.stored_digest) return {};
+  return Error{ErrorCode::kChecksumMismatch, frame.offset + kFrameHeaderSize,
+               "frame_header.stored_digest",
+               "the payload of section " +
+                   std::string(name_of(static_cast<SectionType>(frame.section_type))) +
+                   " does not match"};
+}
+
+Status inflate_payload(const FrameHeader& frame, std::span<const std::byte> stored,
+                       std::span<std::byte> out, std::span<std::byte> scratch) {
+  Status status = decompress(static_cast<Compressor>(frame.compressor), stored, element_size(frame),
+                             out, scratch);
+  if (!status) return at_payload(status.error(), frame);
+  return {};
+}
+
+Error at_payload(Error error, const FrameHeader& frame) {
+  if (error.offset == kNoOffset) error.offset = frame.offset + kFrameHeaderSize;
+  return error;
+}
+
+}  // namespace cachecard

@@ -1,0 +1,143 @@
+#include "reader/section_content.hpp"
+
+#include <algorithm>
+
+#include "format/header_checks.hpp"
+#include "format/record_check.hpp"
+#include "reader/payload.hpp"
+
+namespace cachecard {
+namespace {
+
+std::string_view as_text(std::span<const std::byte> payload) {
+  return {reinterpret_cast<const char*>(payload.data()), payload.size()};
+}
+
+template <class T>
+Status outcome(const Result<T>& result) {
+  if (!result) return result.error();
+  return {};
+}
+
+}  // namespace
+
+Status SectionContent::check(const FrameHeader& frame, std::span<const std::byte> payload,
+                             const Summary& expected) {
+  Status status;
+  switch (static_cast<SectionType>(frame.section_type)) {
+    case SectionType::kText:
+      if (!is_utf8(as_text(payload))) {
+        status = Error{ErrorCode::kCorrupt, kNoOffset, "text", "the text is not UTF-8"};
+      }
+      break;
+    case SectionType::kPositions:
+      status = outcome(parse_positions(payload, frame.token_count));
+      digests_[frame.stored_digest] = frame.section_type;
+      break;
+    case SectionType::kBitWidthMap:
+      status = check_map(frame, payload);
+      break;
+    case SectionType::kParameters:
+      status = check_parameters(frame, payload);
+      break;
+    case SectionType::kRopeTable:
+      status = outcome(parse_rope_table(payload));
+      digests_[frame.stored_digest] = frame.section_type;
+      break;
+    case SectionType::kReferences:
+      digests_[frame.stored_digest] = frame.section_type;
+      break;
+    case SectionType::kProvenance:
+      status = outcome(parse_provenance(payload));
+      break;
+    case SectionType::kSourceLayout: {
+      const auto layout = parse_source_layout(payload, header_);
+      status = outcome(layout);
+      if (layout) literal_size_ = layout->record.literal_size;
+      break;
+    }
+    case SectionType::kSourceBytes:
+      literals_seen_ += payload.size();
+      break;
+    case SectionType::kSummary:
+      status = check_summary(payload, expected);
+      break;
+    default:
+      break;
+  }
+  if (!status) return at_payload(status.error(), frame);
+  return {};
+}
+
+Status SectionContent::check_map(const FrameHeader& frame, std::span<const std::byte> payload) {
+  auto map = parse_map(payload, header_, frame.token_count, limits_);
+  if (!map) return map.error();
+  maps_[frame.stored_digest] = std::move(*map);
+  return {};
+}
+
+Status SectionContent::check_parameters(const FrameHeader& frame, std::span<const std::byte> payload) {
+  auto parsed = parse_parameters(payload);
+  if (!parsed) return parsed.error();
+  const ParameterHeader& record = parsed->record;
+  const auto resolves = [&](std::uint64_t digest, SectionType type) {
+    const auto found = digests_.find(digest);
+    return digest == 0 ||
+           (found != digests_.end() && found->second == static_cast<std::uint16_t>(type));
+  };
+  if (!resolves(record.rope_table_digest, SectionType::kRopeTable)) {
+    return field_error(ErrorCode::kCorrupt, kNoOffset, &ParameterHeader::rope_table_digest,
+                       "no such rope_table stands before");
+  }
+  if (!resolves(record.positions_digest, SectionType::kPositions)) {
+    return field_error(ErrorCode::kCorrupt, kNoOffset, &ParameterHeader::positions_digest,
+                       "no such positions stand before");
+  }
+  if (!resolves(record.references_digest, SectionType::kReferences)) {
+    return field_error(ErrorCode::kCorrupt, kNoOffset, &ParameterHeader::references_digest,
+                       "no such references stand before");
+  }
+  parameters_[frame.stored_digest] = record;
+  return {};
+}
+
+Status SectionContent::check_summary(std::span<const std::byte> payload, const Summary& expected) const {
+  auto found = parse_summary(payload);
+  if (!found) return found.error();
+  Summary same = expected;
+  same.predicted_error = found->predicted_error;  // the one number that a reader cannot recompute
+  const std::vector<std::byte> bytes = encode_summary(same);
+  if (std::equal(bytes.begin(), bytes.end(), payload.begin(), payload.end())) return {};
+  return Error{ErrorCode::kCorrupt, kNoOffset, "summary", "the totals are not those of the sections"};
+}
+
+Status SectionContent::check_chunk(const FrameHeader& frame) const {
+  const auto parameters = parameters_.find(frame.parameter_digest);
+  const auto index = *header_.stream_index(frame.layer, static_cast<StreamKind>(frame.stream));
+  const StreamRecord& stream = header_.streams[index];
+  if (parameters != parameters_.end() && parameters->second.hadamard_size != stream.hadamard_size) {
+    return field_error(ErrorCode::kCorrupt, frame.offset, &FrameHeader::parameter_digest,
+                       "the rotation there is not the header's");
+  }
+  const auto map = maps_.find(frame.map_digest);
+  if (map == maps_.end()) return {};  // opaque
+  const std::size_t first_use = BitWidthMap::first_use(header_, index);
+  const std::uint64_t first = frame.first_token - header_.segments[frame.segment].first_token;
+  for (std::uint32_t head = 0; head < stream.kv_head_count; ++head) {
+    const auto row = map->second.row(map->second.row_of[first_use + head]);
+    const auto span = row.subspan(first, frame.token_count);
+    if (std::find(span.begin(), span.end(), kOffsetAbsent) != span.end()) {
+      return field_error(ErrorCode::kCorrupt, frame.offset, &FrameHeader::map_digest,
+                         "the map says that a token of this chunk is absent");
+    }
+  }
+  return {};
+}
+
+Status SectionContent::finish(std::uint64_t directory_offset) const {
+  if (literals_seen_ == literal_size_) return {};
+  return Error{ErrorCode::kCorrupt, directory_offset, "source_layout.literal_size",
+               found_allowed(literals_seen_, std::to_string(literal_size_))};
+}
+
+}  // namespace cachecard

@@ -1,0 +1,36 @@
+#pragma once
+
+#include <map>
+
+#include "cachecard/card.hpp"
+#include "cachecard/records.hpp"
+
+namespace cachecard {
+
+/// Holds the contents of sections to the spec while they pass in file order. spec: FORMAT.md#verify
+class SectionContent {
+ public:
+  SectionContent(const CardHeader& header, const Limits& limits) : header_(header), limits_(limits) {}
+
+  /// payload: decoded. expected: totals of the frames before, for a summary.
+  Status check(const FrameHeader& frame, std::span<const std::byte> payload, const Summary& expected);
+  /// A chunk's header against the contents of the sections that it names.
+  Status check_chunk(const FrameHeader& frame) const;
+  /// Sums that only the end shows.
+  Status finish(std::uint64_t directory_offset) const;
+
+ private:
+  Status check_map(const FrameHeader& frame, std::span<const std::byte> payload);
+  Status check_parameters(const FrameHeader& frame, std::span<const std::byte> payload);
+  Status check_summary(std::span<const std::byte> payload, const Summary& expected) const;
+
+  const CardHeader& header_;
+  const Limits& limits_;
+  std::map<std::uint64_t, BitWidthMap> maps_;           ///< by stored digest
+  std::map<std::uint64_t, ParameterHeader> parameters_;
+  std::map<std::uint64_t, std::uint16_t> digests_;      ///< what parameters may name -> section type
+  std::uint64_t literal_size_ = 0;
+  std::uint64_t literals_seen_ = 0;
+};
+
+}  // namespace cachecard

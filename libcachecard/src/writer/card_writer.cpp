@@ -1,0 +1,94 @@
+#include <cstring>
+
+#include "base/checked.hpp"
+#include "cachecard/digest.hpp"
+#include "cachecard/writer.hpp"
+#include "format/frame_walk.hpp"
+#include "format/framing.hpp"
+
+namespace cachecard {
+
+struct CardWriter::State {
+  ByteSink& sink;
+  Limits limits;
+  Prologue prologue;
+  CardHeader header;
+  std::optional<FrameWalk> walk;
+  std::vector<std::byte> frame_bytes;  ///< every frame header so far: the directory's payload
+
+  Status put(const FrameHeader& frame, std::span<const std::byte> stored);
+};
+
+CardWriter::CardWriter(std::unique_ptr<State> state) : state_(std::move(state)) {}
+CardWriter::CardWriter(CardWriter&&) noexcept = default;
+CardWriter& CardWriter::operator=(CardWriter&&) noexcept = default;
+CardWriter::~CardWriter() = default;
+
+Result<CardWriter> CardWriter::create(ByteSink& sink, const CardHeader& header,
+                                      std::uint64_t required_features, std::uint64_t optional_features,
+                                      const Limits& limits) {
+  auto bytes = encode_header(header, limits);
+  if (!bytes) return bytes.error();
+  auto state = std::unique_ptr<State>(new State{sink, limits, {}, header, {}, {}});
+  state->prologue.header_size = static_cast<std::uint32_t>(bytes->size());
+  state->prologue.required_features = required_features;
+  state->prologue.optional_features = optional_features;
+  state->prologue.header_digest = digest64(*bytes);
+  const PrologueBytes prologue_bytes = seal(state->prologue);
+  if (auto back = open_prologue(prologue_bytes, limits); !back) return back.error();
+  bytes->resize(align64(bytes->size()));
+  if (Status s = sink.write(prologue_bytes); !s) return s.error();
+  if (Status s = sink.write(*bytes); !s) return s.error();
+  state->walk.emplace(state->prologue, prologue_bytes, *bytes, state->header, state->limits);
+  return CardWriter(std::move(state));
+}
+
+Status CardWriter::State::put(const FrameHeader& frame, std::span<const std::byte> stored) {
+  static constexpr std::array<std::byte, 64> kZeros{};
+  const FrameBytes bytes = seal(frame);
+  const FrameHeader sealed = load<FrameHeader>(bytes);
+  if (Status s = walk->accept(sealed, bytes); !s) return s;
+  frame_bytes.insert(frame_bytes.end(), bytes.begin(), bytes.end());
+  if (Status s = sink.write(bytes); !s) return s;
+  if (Status s = sink.write(stored); !s) return s;
+  return sink.write(std::span(kZeros).first(align64(stored.size()) - stored.size()));
+}
+
+Result<FrameHeader> CardWriter::append(const EncodedSection& section) {
+  FrameHeader frame = section.frame;
+  frame.offset = state_->walk->next_offset();
+  if (Status s = state_->put(frame, section.stored); !s) return s.error();
+  return frame;
+}
+
+Result<FrameHeader> CardWriter::add(FrameHeader frame, std::span<const std::byte> payload) {
+  auto section = encode_section(frame, payload);
+  if (!section) return section.error();
+  return append(*section);
+}
+
+Result<WriteReport> CardWriter::finish(double predicted_error) {
+  WriteReport report;
+  report.summary = state_->walk->summary();
+  report.summary.predicted_error = predicted_error;
+  auto summary = add(make_frame(SectionType::kSummary), encode_summary(report.summary));
+  if (!summary) return summary.error();
+  const std::vector<std::byte> headers = state_->frame_bytes;
+  auto directory = add(make_frame(SectionType::kDirectory), headers);
+  if (!directory) return directory.error();
+  if (Status s = state_->walk->finish(); !s) return s.error();
+
+  Trailer trailer;
+  trailer.summary_offset = summary->offset;
+  trailer.directory_offset = directory->offset;
+  trailer.frame_count = state_->walk->frame_count();
+  trailer.file_size = state_->walk->next_offset() + kTrailerSize;
+  const TrailerBytes unrooted = seal(trailer);
+  trailer.root = state_->walk->root(std::span(unrooted).first(32));
+  if (Status s = state_->sink.write(seal(trailer)); !s) return s.error();
+  report.root = trailer.root;
+  report.file_size = trailer.file_size;
+  return report;
+}
+
+}  // namespace cachecard
