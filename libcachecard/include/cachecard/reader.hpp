@@ -133,9 +133,7 @@ struct VerifyOptions {
 };
 
 struct VerifyReport {
-  Digest128 root{};
-  std::uint64_t file_size = 0;
-  std::uint64_t frame_count = 0;
+  Trailer trailer;
   std::uint64_t skipped_sections = 0;  ///< optional ones that this reader does not know
 };
 

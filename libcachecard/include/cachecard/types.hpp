@@ -125,7 +125,7 @@ std::string_view name_of(Restorable restorable) noexcept;
 struct Limits {
   std::uint64_t header_bytes = 256u << 10;
   std::uint64_t section_bytes = 16u << 20;  ///< stored or decoded, of every section but the directory
-  std::uint64_t map_bytes = 64u << 20;      ///< decoded, of one bit-width map
+  std::uint64_t map_bytes = 64u << 20;      ///< decoded, of all bit-width maps
   std::uint64_t summary_bytes = 4096;
   std::uint64_t frame_count = 1u << 20;
   std::uint64_t token_count = 1u << 22;

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <map>
 
+#include "cachecard/digest.hpp"
 #include "cachecard/edit.hpp"
 #include "format/record_check.hpp"
 
@@ -88,6 +89,8 @@ class Trimmer {
   Status add_cut_chunk(CardWriter& writer, const FrameHeader& old, FrameHeader frame, TokenSpan span);
   Status add_provenance(CardWriter& writer);
   Status copy_named(CardWriter& writer, std::size_t index);
+  Status add_parameters(CardWriter& writer, const FrameHeader& frame, std::size_t index);
+  Status copy_section(CardWriter& writer, const FrameHeader& frame, std::size_t index);
   void note_dropped(const FrameHeader& frame);
 
   const CardReader& card_;
@@ -100,6 +103,8 @@ class Trimmer {
   std::vector<std::int32_t> token_ids_;
   std::vector<std::int32_t> positions_;
   std::map<std::uint32_t, std::uint64_t> map_digest_;  ///< by new segment
+  std::map<std::uint64_t, std::uint64_t> positions_digest_;   ///< old -> new
+  std::map<std::uint64_t, std::uint64_t> parameters_digest_;  ///< old -> new
   TrimReport report_;
 };
 
@@ -174,11 +179,14 @@ Status Trimmer::add_segment_sections(CardWriter& writer, std::uint32_t new_segme
   }
   const auto positions = std::span<const std::int32_t>(positions_).subspan(segment.first_token, segment.token_count);
   const auto runs = encode_positions(position_runs(positions));
-  if (Status s = outcome(writer.add(framed(SectionType::kPositions), runs)); !s) return s;
+  auto written = writer.add(framed(SectionType::kPositions), runs);
+  if (!written) return written.error();
+  const auto old = card_.find(SectionType::kPositions, old_segment_[new_segment]);
+  positions_digest_[card_.frames()[*old].stored_digest] = written->stored_digest;
   return add_map(writer, new_segment, framed(SectionType::kBitWidthMap));
 }
 
-/// rope_table and parameters: payload bytes stay, so that digests that name them hold.
+/// rope_table and parameters, so that what chunks name stands before them.
 Status Trimmer::copy_named(CardWriter& writer, std::size_t index) {
   FrameHeader frame = card_.frames()[index];
   if (frame.layer != kNoLayer && !cut_.keeps_layer(frame.layer)) return {};
@@ -186,12 +194,39 @@ Status Trimmer::copy_named(CardWriter& writer, std::size_t index) {
     const std::uint32_t segment = new_segment_[frame.segment];
     frame.segment = segment == kNoSegment ? 0 : segment;  // a later segment may still name it
   }
+  if (is_type(frame, SectionType::kParameters)) return add_parameters(writer, frame, index);
+  return copy_section(writer, frame, index);
+}
+
+Status Trimmer::copy_section(CardWriter& writer, const FrameHeader& frame, std::size_t index) {
   EncodedSection section;
   section.buffer.resize(frame.stored_size);
   if (Status s = card_.read_stored(index, section.buffer); !s) return s;
   section.frame = frame;
   section.stored = section.buffer;
   return outcome(writer.append(section));
+}
+
+/// Verbatim, unless they name positions or references: the former were written anew, the latter are gone.
+Status Trimmer::add_parameters(CardWriter& writer, const FrameHeader& frame, std::size_t index) {
+  auto parameters = card_.parameters(frame.stored_digest);
+  if (!parameters) return parameters.error();
+  ParameterHeader& record = parameters->record;
+  if (record.positions_digest == 0 && record.references_digest == 0) {
+    parameters_digest_[frame.stored_digest] = frame.stored_digest;
+    return copy_section(writer, frame, index);
+  }
+  const auto positions = positions_digest_.find(record.positions_digest);
+  record.positions_digest = positions == positions_digest_.end() ? 0 : positions->second;
+  record.references_digest = 0;
+  const std::vector<std::byte> payload = encode_parameters(*parameters);
+  const std::uint64_t digest = digest64(payload);
+  const bool again = std::any_of(parameters_digest_.begin(), parameters_digest_.end(),
+                                 [&](const auto& known) { return known.second == digest; });
+  parameters_digest_[frame.stored_digest] = digest;
+  FrameHeader anew = frame;
+  anew.compressor = 0;
+  return again ? Status() : outcome(writer.add(anew, payload));
 }
 
 Status Trimmer::add_cut_chunk(CardWriter& writer, const FrameHeader& old, FrameHeader frame, TokenSpan span) {
@@ -221,15 +256,11 @@ Status Trimmer::add_chunk(CardWriter& writer, std::size_t index) {
   if (!opaque && span.token_count == 0) return {};
   frame.segment = new_segment_[old.segment];
   if (!opaque) frame.map_digest = map_digest_.at(frame.segment);
+  if (frame.parameter_digest != 0) frame.parameter_digest = parameters_digest_.at(frame.parameter_digest);
   if (!opaque && span.token_count != old.token_count) return add_cut_chunk(writer, old, frame, span);
   frame.first_token = opaque ? 0 : span.first_token;
-  EncodedSection section;
-  section.buffer.resize(frame.stored_size);
-  if (Status s = card_.read_stored(index, section.buffer); !s) return s;
-  section.frame = frame;
-  section.stored = section.buffer;
   ++report_.copied_chunks;
-  return outcome(writer.append(section));
+  return copy_section(writer, frame, index);
 }
 
 Status Trimmer::add_provenance(CardWriter& writer) {
@@ -276,8 +307,12 @@ Result<TrimReport> Trimmer::run(ByteSink& sink) {
     const FrameHeader& frame = card_.frames()[i];
     const bool named = is_type(frame, SectionType::kRopeTable) || is_type(frame, SectionType::kParameters);
     const bool chunk = is_type(frame, SectionType::kChunk);
+    // Copy-safe: nothing in it depends on tokens and layers. Provenance gains a step instead.
+    const bool safe = (frame.flags & kFrameCopySafe) != 0 && frame.segment == kNoSegment;
     if (named || chunk) {
       if (Status s = named ? copy_named(*writer, i) : add_chunk(*writer, i); !s) return s.error();
+    } else if (safe && !is_type(frame, SectionType::kProvenance)) {
+      if (Status s = copy_section(*writer, frame, i); !s) return s.error();
     } else if (is_type(frame, SectionType::kText) || is_type(frame, SectionType::kMedia) ||
                is_type(frame, SectionType::kSourceLayout) || is_type(frame, SectionType::kCanary) ||
                is_type(frame, SectionType::kReferences) || name_of(static_cast<SectionType>(frame.section_type)) == "unknown") {

@@ -89,6 +89,11 @@ Status FrameWalk::check_known(const FrameHeader& frame, const SectionRule& rule)
     return frame_error(ErrorCode::kUnsupportedCodec, frame, &FrameHeader::compressor,
                        found_allowed(frame.compressor, "0 to 2"));
   }
+  const bool in_place = rule.type == SectionType::kSummary || rule.type == SectionType::kDirectory;
+  if (in_place && frame.compressor != 0) {
+    return frame_error(ErrorCode::kCorrupt, frame, &FrameHeader::compressor,
+                       found_allowed(frame.compressor, "0 for the summary and the directory"));
+  }
   if (frame.compressor == 0 && frame.stored_size != frame.decoded_size) {
     return frame_error(ErrorCode::kBadSize, frame, &FrameHeader::decoded_size,
                        found_allowed(frame.decoded_size, std::to_string(frame.stored_size)));

@@ -12,7 +12,7 @@ template <class Record, class Member>
 Error field_error(ErrorCode code, std::uint64_t base, Member Record::* member, std::string detail) {
   Error error{code, base, std::string(Layout<Record>::name), std::move(detail)};
   for_each_field<Record>([&](const auto& f, std::size_t offset) {
-    if constexpr (std::is_same_v<decltype(f.member), Member Record::* const>) {
+    if constexpr (std::is_same_v<decltype(f.member), Member Record::*>) {
       if (f.member == member) {
         error.offset = base == kNoOffset ? kNoOffset : base + offset;
         error.field += "." + std::string(f.name);

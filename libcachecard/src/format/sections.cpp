@@ -128,8 +128,10 @@ std::vector<PositionRun> position_runs(std::span<const std::int32_t> positions) 
       PositionRun& run = runs.back();
       const std::int64_t last =
           run.first_position + run.step * static_cast<std::int64_t>(run.token_count - 1);
-      if (run.token_count == 1) run.step = position - last;
-      if (position == last + run.step && position - last == run.step) {
+      const std::int64_t gap = position - last;
+      const bool fits = gap == static_cast<std::int32_t>(gap);  // a step is an i32 like the positions
+      if (run.token_count == 1 && fits) run.step = gap;
+      if (gap == run.step && fits) {
         ++run.token_count;
         continue;
       }

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "base/bytes.hpp"
 #include "base/checked.hpp"
 #include "cachecard/card.hpp"
@@ -31,22 +33,33 @@ Result<SourceLayoutHeader> load_record(std::span<const std::byte> payload) {
   return record;
 }
 
-/// Cells of every order; runs must ascend by order and stay inside the card.
-Result<std::vector<std::uint64_t>> count_cells(const SourceLayout& layout, const CardHeader& header) {
-  std::vector<std::uint64_t> cells;
+/// How many cells an order has, and the tokens that they span.
+struct CellOrder {
+  std::uint64_t cell_count = 0;
+  std::uint64_t first_token = ~std::uint64_t{0};
+  std::uint64_t end_token = 0;
+};
+
+/// Cells of every order; runs must ascend by order without gaps (which bounds the orders by the runs
+/// that the payload holds) and stay inside the card.
+Result<std::vector<CellOrder>> count_cells(const SourceLayout& layout, const CardHeader& header) {
+  std::vector<CellOrder> cells;
   std::uint32_t previous = 0;
   for (const OrderRun& run : layout.order_runs) {
-    if (run.order < previous || run.order >= layout.record.order_count) {
+    if (run.order < previous || run.order > cells.size() || run.order >= layout.record.order_count) {
       return field_error(ErrorCode::kCorrupt, kNoOffset, &OrderRun::order,
-                         found_allowed(run.order, "ascending, below order_count"));
+                         found_allowed(run.order, "ascending without gaps, below order_count"));
     }
     if (run.token_count == 0 || !span_within(run.first_token, run.token_count, header.token_count)) {
       return field_error(ErrorCode::kCorrupt, kNoOffset, &OrderRun::token_count,
                          "the cells leave the card");
     }
     previous = run.order;
-    cells.resize(run.order + 1ull);
-    cells[run.order] += run.token_count;
+    cells.resize(run.order + 1ull);  // grows by one at most
+    CellOrder& order = cells[run.order];
+    order.cell_count += run.token_count;
+    order.first_token = std::min<std::uint64_t>(order.first_token, run.first_token);
+    order.end_token = std::max(order.end_token, std::uint64_t{run.first_token} + run.token_count);
   }
   if (cells.size() != layout.record.order_count) {
     return field_error(ErrorCode::kCorrupt, kNoOffset, &SourceLayoutHeader::order_count,
@@ -56,7 +69,7 @@ Result<std::vector<std::uint64_t>> count_cells(const SourceLayout& layout, const
 }
 
 Status check_rows(const SourceOperation& op, const CardHeader& header,
-                  const std::vector<std::uint64_t>& cells) {
+                  const std::vector<CellOrder>& cells) {
   const auto index = header.stream_index(op.layer, static_cast<StreamKind>(op.stream));
   if (!index) {
     return field_error(ErrorCode::kCorrupt, kNoOffset, &SourceOperation::stream,
@@ -71,9 +84,14 @@ Status check_rows(const SourceOperation& op, const CardHeader& header,
   }
   const auto dtype = static_cast<DType>(stream.dtype);
   if (opaque || op.order >= cells.size() ||
-      op.size != checked_mul(cells[op.order], row_bytes(stream, dtype))) {
+      op.size != checked_mul(cells[op.order].cell_count, row_bytes(stream, dtype))) {
     return field_error(ErrorCode::kCorrupt, kNoOffset, &SourceOperation::size,
                        found_allowed(op.size, "the rows of its order"));
+  }
+  const CellOrder& order = cells[op.order];
+  if (order.first_token < stream.first_token || order.end_token > stream.first_token + stream.token_count) {
+    return field_error(ErrorCode::kCorrupt, kNoOffset, &SourceOperation::order,
+                       "cells of tokens that the stream lacks");
   }
   if (op.transposed > 1 || (op.transposed == 1 && dtype_info(dtype)->block_elements != 1)) {
     return field_error(ErrorCode::kBadEnum, kNoOffset, &SourceOperation::transposed,
@@ -83,7 +101,7 @@ Status check_rows(const SourceOperation& op, const CardHeader& header,
 }
 
 Status check_operations(const SourceLayout& layout, const CardHeader& header,
-                        const std::vector<std::uint64_t>& cells) {
+                        const std::vector<CellOrder>& cells) {
   std::uint64_t total = 0;
   std::uint64_t literals = 0;
   for (const SourceOperation& op : layout.operations) {

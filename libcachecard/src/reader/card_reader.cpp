@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <map>
 
 #include "base/bytes.hpp"
 #include "base/checked.hpp"
@@ -187,18 +188,24 @@ void CardReader::index_chunks() {
 }
 
 Status CardReader::check_rotation() const {
+  std::map<std::uint64_t, std::uint32_t> rotation_of;  // parameters' digest -> Hadamard n
   for (std::size_t i = 0; i < frames_.size(); ++i) {
     if (frames_[i].section_type != static_cast<std::uint16_t>(SectionType::kParameters)) continue;
-    auto parsed = parameters(frames_[i].stored_digest);
-    if (!parsed) return parsed.error();
-    for (const FrameHeader& frame : frames_) {
-      if (frame.parameter_digest != frames_[i].stored_digest) continue;
-      const auto stream = header_.stream_index(frame.layer, static_cast<StreamKind>(frame.stream));
-      if (header_.streams[*stream].hadamard_size == parsed->record.hadamard_size) continue;
-      return Error{ErrorCode::kCorrupt, frames_[i].offset + kFrameHeaderSize, "parameters.hadamard_size",
-                   found_allowed(parsed->record.hadamard_size,
-                                 std::to_string(header_.streams[*stream].hadamard_size) + " as the header says")};
-    }
+    auto payload = read_section(i);
+    if (!payload) return payload.error();
+    auto parsed = parse_parameters(*payload);
+    if (!parsed) return at_payload(parsed.error(), frames_[i]);
+    rotation_of[frames_[i].stored_digest] = parsed->record.hadamard_size;
+  }
+  for (const FrameHeader& frame : frames_) {
+    // Sections of later minors may hold anything in these fields.
+    if (frame.section_type != static_cast<std::uint16_t>(SectionType::kChunk)) continue;
+    const auto rotation = rotation_of.find(frame.parameter_digest);
+    if (rotation == rotation_of.end()) continue;
+    const auto stream = *header_.stream_index(frame.layer, static_cast<StreamKind>(frame.stream));
+    if (header_.streams[stream].hadamard_size == rotation->second) continue;
+    return field_error(ErrorCode::kCorrupt, frame.offset, &FrameHeader::parameter_digest,
+                       "the rotation there is not the header's");
   }
   return {};
 }

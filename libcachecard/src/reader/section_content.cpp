@@ -72,7 +72,13 @@ Status SectionContent::check(const FrameHeader& frame, std::span<const std::byte
 Status SectionContent::check_map(const FrameHeader& frame, std::span<const std::byte> payload) {
   auto map = parse_map(payload, header_, frame.token_count, limits_);
   if (!map) return map.error();
-  maps_[frame.stored_digest] = std::move(*map);
+  map_bytes_ += map->base.size() + 2 * map->row_of.size() + map->rows.size();
+  if (map_bytes_ > limits_.map_bytes) {  // all of them stay in memory until the end
+    return field_error(ErrorCode::kLimitExceeded, kNoOffset, &MapHeader::row_count,
+                       "maps of " + std::to_string(map_bytes_) + " bytes in all, allowed " +
+                           std::to_string(limits_.map_bytes));
+  }
+  maps_[frame.segment] = std::move(*map);
   return {};
 }
 
@@ -119,8 +125,9 @@ Status SectionContent::check_chunk(const FrameHeader& frame) const {
     return field_error(ErrorCode::kCorrupt, frame.offset, &FrameHeader::parameter_digest,
                        "the rotation there is not the header's");
   }
-  const auto map = maps_.find(frame.map_digest);
-  if (map == maps_.end()) return {};  // opaque
+  if (stream.stream == static_cast<std::uint8_t>(StreamKind::kOpaque)) return {};
+  const auto map = maps_.find(frame.segment);
+  if (map == maps_.end()) return {};  // FrameWalk saw to it that the segment has one
   const std::size_t first_use = BitWidthMap::first_use(header_, index);
   const std::uint64_t first = frame.first_token - header_.segments[frame.segment].first_token;
   for (std::uint32_t head = 0; head < stream.kv_head_count; ++head) {

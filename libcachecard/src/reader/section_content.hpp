@@ -26,7 +26,8 @@ class SectionContent {
 
   const CardHeader& header_;
   const Limits& limits_;
-  std::map<std::uint64_t, BitWidthMap> maps_;           ///< by stored digest
+  std::map<std::uint32_t, BitWidthMap> maps_;           ///< by segment: digests may collide, sizes may not
+  std::uint64_t map_bytes_ = 0;                         ///< of all maps, decoded
   std::map<std::uint64_t, ParameterHeader> parameters_;
   std::map<std::uint64_t, std::uint16_t> digests_;      ///< what parameters may name -> section type
   std::uint64_t literal_size_ = 0;

@@ -131,7 +131,8 @@ Status Verifier::check_contents(const FrameHeader& frame) {
     payload = decoded_;
   }
   if (known && !is_chunk) {
-    if (Status s = content_->check(frame, payload, walk_->summary()); !s) return s;
+    const bool is_summary = frame.section_type == static_cast<std::uint16_t>(SectionType::kSummary);
+    if (Status s = content_->check(frame, payload, is_summary ? walk_->summary() : Summary{}); !s) return s;
   }
   if (visitor_ != nullptr) return visitor_->on_section(frame, stored_);
   return {};
@@ -161,7 +162,7 @@ Status Verifier::take_trailer() {
   auto got = stream_.read(more);
   if (!got) return got.error();
   if (*got != 0) return Error{ErrorCode::kCorrupt, position_, "trailer", "bytes after the trailer"};
-  report_ = {trailer->root, trailer->file_size, trailer->frame_count, walk_->skipped_sections()};
+  report_ = {*trailer, walk_->skipped_sections()};
   return {};
 }
 

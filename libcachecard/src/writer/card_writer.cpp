@@ -5,6 +5,7 @@
 #include "cachecard/writer.hpp"
 #include "format/frame_walk.hpp"
 #include "format/framing.hpp"
+#include "format/record_check.hpp"
 
 namespace cachecard {
 
@@ -56,6 +57,10 @@ Status CardWriter::State::put(const FrameHeader& frame, std::span<const std::byt
 
 Result<FrameHeader> CardWriter::append(const EncodedSection& section) {
   FrameHeader frame = section.frame;
+  if (section.stored.size() != frame.stored_size) {
+    return field_error(ErrorCode::kInvalidArgument, kNoOffset, &FrameHeader::stored_size,
+                       found_allowed(frame.stored_size, std::to_string(section.stored.size())));
+  }
   frame.offset = state_->walk->next_offset();
   if (Status s = state_->put(frame, section.stored); !s) return s.error();
   return frame;
