@@ -248,6 +248,7 @@ def make_server_files(shop):
 
 def save_slot(shop, file, model, text, slot, options):
     """One server, one prompt, one slot file, and the proof that the server takes it back."""
+    sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "tools", "handoff"))
     from server_client import ServerProcess, completion, restore, save
     with ServerProcess(shop.model(model), shop.out, shop.server_python, threads=1, **options) as server:
         if text:

@@ -1,0 +1,42 @@
+#pragma once
+
+#include <vector>
+
+#include "cachecard/reader.hpp"
+#include "state_writer.hpp"
+
+/// The hot path of inject: a card's chunks into the places of a foreign file.
+namespace cachecard::llama_cpp {
+
+/// Neighbouring cells that hold consecutive tokens.
+struct CellRun {
+  std::uint64_t first_token = 0;
+  std::uint64_t token_count = 0;
+  std::uint64_t first_cell = 0;
+};
+
+/// Where the rows of one stream go. Rows of tokens outside its runs are not written.
+struct RowTarget {
+  std::size_t stream = 0;
+  std::uint64_t offset = 0;  ///< of cell 0, or of channel 0
+  std::uint64_t cell_count = 0;
+  DType dtype = DType::kF16;  ///< as the stream, or another float type
+  bool transposed = false;
+  const std::vector<CellRun>* runs = nullptr;  ///< ascending by token
+};
+
+struct RowReport {
+  std::uint64_t nonfinite_values = 0;
+  double max_conversion_loss = 0.0;
+};
+
+/// Reads chunk by chunk (the reader digests each), converts, looks for non-finite values where
+/// asked, writes. Memory: options.parallel.width times three of the largest chunk.
+/// Errors: non_finite (naming layer, stream, token), interrupted, the reader's and the sink's
+Result<RowReport> write_rows(const CardReader& card, const std::vector<RowTarget>& targets, RandomSink& sink,
+                             const StateWriteOptions& options, bool check_finite);
+
+/// Copies an opaque stream to offset, a piece at a time.
+Status write_opaque(const CardReader& card, std::size_t stream_index, std::uint64_t offset, RandomSink& sink);
+
+}  // namespace cachecard::llama_cpp
