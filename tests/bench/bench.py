@@ -1,0 +1,199 @@
+"""Speed and memory of the tools, each as a ratio against a peer or a limit in the same run.
+
+    bench.py --build BUILD --model M.gguf [--json OUT] [--runs 9]
+
+Paired runs in turn, medians, ratio of medians: machines are shared and noisy.
+"""
+import argparse
+import json
+import os
+import platform
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
+sys.path.insert(0, os.path.join(ROOT, "tools", "handoff"))
+import server_client as client  # noqa: E402
+
+TEXTS = ["agent.txt", "reasoning.txt", "chat1.txt", "story.txt"]
+LAYERS, KV_WIDTH = 30, 192  # SmolLM2-135M: 3 KV heads of 64
+
+
+def timed(command, **options):
+    """Wall seconds of a whole process, from exec to exit."""
+    started = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, **options)
+    seconds = time.perf_counter() - started
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command[:3])} ended with {done.returncode}: {done.stderr.strip()}")
+    return seconds, done.stdout
+
+
+def in_turn(runs, *actions):
+    """Medians of actions that are run one after the other, again and again."""
+    seconds = [[] for _ in actions]
+    for _ in range(runs + 1):
+        for list_of, action in zip(seconds, actions):
+            list_of.append(action())
+    return [statistics.median(values[1:]) for values in seconds]  # the first round warms up
+
+
+class Bench:
+    def __init__(self, args, folder):
+        self.args, self.folder, self.rows = args, folder, []
+        self.cli = os.path.join(args.build, "tools", "cachecard", "cachecard")
+        self.programs = os.path.join(args.build, "tests", "bench")
+
+    def add(self, what, reached, asked, detail):
+        print(f"  {what:<46} {reached:>14}   asked {asked:<12} {detail}", flush=True)
+        self.rows.append({"what": what, "reached": reached, "asked": asked, "detail": detail})
+
+    def path(self, name):
+        return os.path.join(self.folder, name)
+
+    def run(self):
+        print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
+              f"{os.path.basename(self.args.model)}, median of {self.args.runs} paired runs\n")
+        with client.ServerProcess(self.args.model, self.folder, python=sys.executable, ctx=8192) as server:
+            ids = []
+            for name in TEXTS:
+                with open(os.path.join(ROOT, "fixtures", "texts", name), encoding="utf-8") as text:
+                    ids += client.tokenize(server.url, text.read())
+            for count in (2000, 4000):
+                self.hand_off(server, ids[:count], ids[count:count + 32])
+        self.verify_bandwidth()
+        self.inspect_time()
+        self.memory()
+
+    def hand_off(self, server, ids, question):
+        """First token by the card against the server's own slot file and against reading again."""
+        count, url = len(ids), server.url
+        client.erase(url)
+        client.completion(url, ids, n_predict=0)
+        started = time.perf_counter()
+        client.completion(url, ids, n_predict=1, cache_prompt=False)
+        reread = time.perf_counter() - started
+        client.erase(url)
+        client.completion(url, ids, n_predict=0)
+        client.save(url, "own.slot")
+        card = self.path(f"{count}.card")
+        capture = [self.cli, "capture", "--server", url, "--slot-dir", self.folder, "--model", self.args.model, card]
+        seconds, = in_turn(min(5, self.args.runs), lambda: timed(capture)[0])
+        self.add(f"capture raw, {count} tokens", f"{seconds:.3f} s", "0.5 s" if count == 4000 else "-",
+                 f"{os.path.getsize(card):,} bytes, fsync included")
+        for label, prompt in ((f"hand-off / own slot file, {count} tokens", ids),
+                              (f"  the same and a question of {len(question)}", ids + question)):
+            self.first_token(url, label, card, prompt, reread if prompt is ids else None, count)
+
+    def first_token(self, url, label, card, prompt, reread, count):
+        body = self.path("body.json")
+        with open(body, "w", encoding="utf-8") as file:
+            json.dump({"prompt": prompt, "n_predict": 1, "temperature": 0.0}, file)
+
+        def by_card():
+            client.erase(url)
+            return timed([self.cli, "inject", card, "--server", url, "--slot-dir", self.folder,
+                          "--model", self.args.model, "--ask", body])[0]
+
+        def by_slot_file():
+            client.erase(url)
+            return timed([os.path.join(self.programs, "plain_restore"), url, "0", "own.slot", body])[0]
+
+        card_s, own_s = in_turn(self.args.runs, by_card, by_slot_file)
+        limit = {2000: "<= 4.5", 4000: "<= 4"}[count] if reread else "-"
+        self.add(label, f"{card_s / own_s:.2f}", limit, f"{card_s * 1e3:.0f} ms against {own_s * 1e3:.0f} ms")
+        if reread:
+            asked = {2000: ">= 60", 4000: ">= 100"}[count]
+            self.add(f"reading again / hand-off, {count} tokens", f"{reread / card_s:.0f}", asked,
+                     f"{reread:.2f} s against {card_s * 1e3:.0f} ms")
+
+    def big_card(self):
+        card = self.path("big.card")
+        if not os.path.exists(card):
+            timed([self.cli, "convert", self.big_state(40000), card, "--model", self.args.model])
+        return card
+
+    def big_state(self, tokens):
+        """A session-less sequence file (layout 10/3) of SmolLM2's shape, as llama.cpp would write it."""
+        path = self.path(f"{tokens}.seq")
+        if os.path.exists(path):
+            return path
+        row = os.urandom(1 << 20)
+        with open(path, "wb") as file:
+            file.write(struct.pack(f"<III{tokens}i", 0x67677371, 3, tokens, *range(tokens)))
+            file.write(struct.pack("<II", 1, tokens))
+            for i in range(tokens):
+                file.write(struct.pack("<iIi", i, 1, 0))
+            file.write(struct.pack("<II", 0, LAYERS))
+            for _ in range(2 * LAYERS):
+                file.write(struct.pack("<iQ", 1, 2 * KV_WIDTH))
+                left = tokens * 2 * KV_WIDTH
+                while left > 0:
+                    file.write(row[:left])
+                    left -= min(left, len(row))
+        return path
+
+    def verify_bandwidth(self):
+        card = self.big_card()
+        size = os.path.getsize(card)
+
+        def read():
+            started = time.perf_counter()
+            with open(card, "rb", buffering=0) as file:
+                block = bytearray(1 << 20)
+                while file.readinto(block):
+                    pass
+            return time.perf_counter() - started
+
+        verify_s, read_s = in_turn(self.args.runs, lambda: timed([self.cli, "verify", card])[0], read)
+        self.add("verify / reading from the page cache", f"{read_s / verify_s:.2f}", ">= 0.5",
+                 f"{size / verify_s / 1e9:.1f} GB/s of {size / read_s / 1e9:.1f} GB/s, whole process")
+
+    def inspect_time(self):
+        sparse = self.path("sparse.card")
+        timed([os.path.join(self.programs, "sparse_card"), sparse, "10"])
+        seconds, = in_turn(self.args.runs, lambda: timed([self.cli, "inspect", sparse])[0])
+        self.add("inspect of a 10 GB card", f"{seconds * 1e3:.1f} ms", "< 20 ms",
+                 f"{os.path.getsize(sparse):,} bytes, sparse")
+        os.unlink(sparse)
+        for command in ([], ["convert"], ["inject"]):
+            seconds, = in_turn(self.args.runs, lambda: timed([self.cli, *command, "--help"])[0])
+            self.add(f"{' '.join(['cachecard', *command])} --help", f"{seconds * 1e3:.1f} ms", "< 30 ms", "")
+
+    def peak_memory(self, command):
+        """Peak resident bytes of one process; a fresh child each, since ru_maxrss only grows."""
+        script = ("import resource, subprocess, sys; r = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL);"
+                  "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(r.returncode)")
+        return int(timed([sys.executable, "-c", script, *command])[1]) * 1024
+
+    def memory(self):
+        state, card = self.big_state(40000), self.big_card()
+        for what, command in (("convert state -> card", ["convert", state, self.path("m.card"), "--model", self.args.model]),
+                              ("convert card -> state", ["convert", card, self.path("m.seq")]),
+                              ("verify", ["verify", card])):
+            peak = self.peak_memory([self.cli, *command])
+            self.add(f"peak memory, {what}", f"{peak / 1e6:.0f} MB", "< 64 MB", f"{os.path.getsize(card):,} bytes")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--build", required=True)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--json")
+    parser.add_argument("--runs", type=int, default=9)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="cachecard-bench-") as folder:
+        bench = Bench(args, folder)
+        bench.run()
+    if args.json:
+        with open(args.json, "w", encoding="utf-8") as file:
+            json.dump({"rows": bench.rows}, file, indent=1)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

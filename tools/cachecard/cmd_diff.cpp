@@ -1,0 +1,198 @@
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <memory>
+
+#include "card_compare.hpp"
+#include "commands.hpp"
+#include "context.hpp"
+#include "input.hpp"
+#include "llama_cpp/state_source.hpp"
+#include "model_flags.hpp"
+#include "output.hpp"
+#include "output_file.hpp"
+#include "state_report.hpp"
+#include "workers.hpp"
+
+namespace cachecard::cli {
+namespace {
+
+constexpr int kDifferencesExit = 9;
+constexpr std::size_t kRowsShown = 40;
+
+struct DiffArgs {
+  std::string left;
+  std::string right;
+  ModelFlags model;
+  std::string layout;
+};
+
+/// A card at rest; a state is made one in a temporary file first.
+struct OpenCard {
+  std::unique_ptr<ByteSource> source;
+  std::optional<CardReader> card;
+};
+
+Result<std::unique_ptr<ByteSource>> card_of_state(const ByteSource& state_bytes, const DiffArgs& args) {
+  auto facts = model_facts(args.model);
+  if (!facts) return facts.error();
+  if (!*facts) return no_model_error();
+  llama_cpp::ParseOptions options;
+  options.layout = layout_by_name(args.layout);
+  auto state = llama_cpp::parse_state(state_bytes, &**facts, options);
+  if (!state) return state.error();
+  auto source = llama_cpp::state_source(state_bytes, std::move(*state), **facts);
+  if (!source) return source.error();
+  auto file = UnlinkedFile::create();
+  if (!file) return file.error();
+  auto written = write_card(**source, **file);
+  if (!written) return written.error();
+  return std::unique_ptr<ByteSource>(new UnlinkedSource(std::move(*file)));
+}
+
+Result<OpenCard> open_card(const std::string& path, const DiffArgs& args) {
+  OpenCard opened;
+  auto source = open_input(path);
+  if (!source) return source.error();
+  opened.source = std::move(*source);
+  auto kind = kind_of(*opened.source);
+  if (!kind) return kind.error();
+  if (*kind == InputKind::kState) {
+    auto card = card_of_state(*opened.source, args);
+    if (!card) return card.error();
+    opened.source = std::move(*card);
+  }
+  auto card = CardReader::open(*opened.source);
+  if (!card) return card.error();
+  opened.card = std::move(*card);
+  return opened;
+}
+
+std::string_view verdict_of(const Comparison& result) {
+  if (result.same_root) return "identical";
+  return result.different() ? "different" : "equal values, stored differently";
+}
+
+std::string differences_text(std::string_view title, const std::vector<Difference>& differences) {
+  if (differences.empty()) return {};
+  Table table({{""}, {"left"}, {"right"}});
+  for (std::size_t i = 0; i < std::min(differences.size(), kRowsShown); ++i) {
+    table.add({differences[i].what, differences[i].left, differences[i].right});
+  }
+  std::string text = fmt::format("\n{}\n{}", title, table.text());
+  if (differences.size() > kRowsShown) {
+    text += fmt::format("  and {} more (--json has all)\n", differences.size() - kRowsShown);
+  }
+  return text;
+}
+
+std::string chunks_text(const Comparison& result) {
+  constexpr auto kRight = Table::Align::kRight;
+  Table table({{"layer", kRight},
+               {"stream"},
+               {"tokens", kRight},
+               {"values", kRight},
+               {"differing", kRight},
+               {"max_abs", kRight}});
+  std::size_t rows = 0;
+  for (const ChunkComparison& chunk : result.chunks) {
+    if (chunk.verdict != ChunkVerdict::kDifferent || ++rows > kRowsShown) continue;
+    table.add({std::to_string(chunk.layer), std::string(name_of(chunk.stream)),
+               span_text(chunk.first_token, chunk.token_count), grouped(chunk.value_count),
+               grouped(chunk.differing), fmt::format("{:.3g}", chunk.max_abs)});
+  }
+  if (table.empty()) return {};
+  std::string text = "\ndifferent chunks\n" + table.text();
+  if (rows > kRowsShown) {
+    text += fmt::format("  and {} more (--json has all)\n", rows - kRowsShown);
+  }
+  return text;
+}
+
+std::string diff_text(const Comparison& result, const DiffArgs& args) {
+  Facts facts;
+  facts.add("left", input_name(args.left));
+  facts.add("right", input_name(args.right));
+  facts.add("verdict", verdict_of(result));
+  facts.add("chunks", fmt::format("{} equal, {} of equal values, {} different",
+                                  grouped(result.count(ChunkVerdict::kEqual)),
+                                  grouped(result.count(ChunkVerdict::kEqualValues)),
+                                  grouped(result.count(ChunkVerdict::kDifferent))));
+  return facts.text() + differences_text("identity", result.identity) +
+         differences_text("structure", result.structure) + differences_text("storage", result.storage) +
+         chunks_text(result);
+}
+
+Json differences_json(const std::vector<Difference>& differences) {
+  Json rows = Json::array();
+  for (const Difference& row : differences) {
+    rows.push_back({{"what", row.what}, {"left", row.left}, {"right", row.right}});
+  }
+  return rows;
+}
+
+Json diff_json(const Comparison& result) {
+  Json chunks = Json::array();
+  for (const ChunkComparison& chunk : result.chunks) {
+    chunks.push_back({{"layer", chunk.layer},
+                      {"stream", name_of(chunk.stream)},
+                      {"first_token", chunk.first_token},
+                      {"token_count", chunk.token_count},
+                      {"verdict", name_of(chunk.verdict)},
+                      {"value_count", chunk.value_count},
+                      {"differing", chunk.differing},
+                      {"max_abs", chunk.max_abs}});
+  }
+  return {{"different", result.different()},
+          {"verdict", verdict_of(result)},
+          {"same_root", result.same_root},
+          {"equal_chunks", result.count(ChunkVerdict::kEqual)},
+          {"equal_value_chunks", result.count(ChunkVerdict::kEqualValues)},
+          {"different_chunks", result.count(ChunkVerdict::kDifferent)},
+          {"identity", differences_json(result.identity)},
+          {"structure", differences_json(result.structure)},
+          {"storage", differences_json(result.storage)},
+          {"chunks", std::move(chunks)}};
+}
+
+std::string blame(const Error& error, const std::string& path) {
+  return error.code == ErrorCode::kInvalidArgument ? "diff" : input_name(path);
+}
+
+int run(const DiffArgs& args, Context& context) {
+  if (args.left == "-" && args.right == "-") {
+    return context.fail(
+        {ErrorCode::kInvalidArgument, kNoOffset, {}, "only one of the two can come from standard input"},
+        "diff");
+  }
+  auto left = open_card(args.left, args);
+  if (!left) return context.fail(left.error(), blame(left.error(), args.left));
+  auto right = open_card(args.right, args);
+  if (!right) return context.fail(right.error(), blame(right.error(), args.right));
+  Workers workers(context.threads);
+  auto result = compare(*left->card, *right->card, workers.parallel());
+  if (!result) return context.fail(result.error(), args.left + " and " + args.right);
+  if (result->different()) context.exit_code = kDifferencesExit;
+  context.say(diff_text(*result, args));
+  if (context.json) context.say_json(diff_json(*result));
+  return context.exit_code;
+}
+
+}  // namespace
+
+void add_diff(CLI::App& app, Context& context) {
+  auto args = std::make_shared<DiffArgs>();
+  CLI::App& command = *app.add_subcommand("diff", "Compare two cards: exit code 9 where they differ");
+  command.add_option("A", args->left, "Card (or state, with --model)")->required();
+  command.add_option("B", args->right, "Card (or state, with --model)")->required();
+  add_model_options(command, args->model);
+  add_geometry_options(command, args->model);
+  command.add_option("--layout", args->layout, "Layout of a state that does not say: 10/3 or 11/4")
+      ->check(CLI::IsMember({"10/3", "11/4"}))
+      ->type_name("LAYOUT");
+  add_threads_option(command, context);
+  add_common_options(command, context);
+  command.callback([args, &context] { run(*args, context); });
+}
+
+}  // namespace cachecard::cli

@@ -1,0 +1,145 @@
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <charconv>
+#include <memory>
+
+#include "cachecard/edit.hpp"
+#include "commands.hpp"
+#include "context.hpp"
+#include "input.hpp"
+#include "output.hpp"
+#include "output_file.hpp"
+#include "workers.hpp"
+
+namespace cachecard::cli {
+namespace {
+
+struct TrimArgs {
+  std::string input;
+  std::string output;
+  std::string tokens;
+  std::string layers;
+  std::string time;
+};
+
+/// [first, end); end absent: to the last.
+struct Cut {
+  std::uint64_t first = 0;
+  std::optional<std::uint64_t> end;
+};
+
+std::optional<std::uint64_t> number(std::string_view text) {
+  std::uint64_t value = 0;
+  const auto [end, failed] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (text.empty() || failed != std::errc{} || end != text.data() + text.size()) return {};
+  return value;
+}
+
+/// A:B, A: and :B, as slices are written; empty: everything.
+Result<Cut> parse_cut(std::string_view flag, std::string_view text) {
+  if (text.empty()) return Cut{};
+  const std::size_t colon = text.find(':');
+  const Error wrong{ErrorCode::kInvalidArgument,
+                    kNoOffset,
+                    {},
+                    fmt::format("{}: found '{}', allowed are A:B, A: and :B with A < B (B is the "
+                                "first one left out)",
+                                flag, text)};
+  if (colon == std::string_view::npos) return wrong;
+  const std::string_view left = text.substr(0, colon);
+  const std::string_view right = text.substr(colon + 1);
+  const auto first = left.empty() ? std::uint64_t{0} : number(left);
+  const auto end = number(right);
+  if (!first || (!right.empty() && (!end || *end <= *first))) return wrong;
+  return Cut{*first, end};
+}
+
+Result<TrimOptions> trim_options(const TrimArgs& args) {
+  if (args.tokens.empty() && args.layers.empty()) {
+    return Error{
+        ErrorCode::kInvalidArgument, kNoOffset, {}, "nothing to cut: give --tokens A:B or --layers A:B"};
+  }
+  auto tokens = parse_cut("--tokens", args.tokens);
+  if (!tokens) return tokens.error();
+  auto layers = parse_cut("--layers", args.layers);
+  if (!layers) return layers.error();
+  auto time = provenance_time(args.time);
+  if (!time) return time.error();
+  constexpr std::uint64_t kMost = ~std::uint32_t{0};
+  TrimOptions options;
+  options.first_token = tokens->first;
+  options.end_token = tokens->end;
+  options.first_layer = static_cast<std::uint32_t>(std::min(layers->first, kMost));
+  if (layers->end) options.end_layer = static_cast<std::uint32_t>(std::min(*layers->end, kMost));
+  options.time = *time;
+  return options;
+}
+
+void report(const CardReader& card, const TrimReport& trimmed, const TrimArgs& args, const Context& context) {
+  const WriteReport& written = trimmed.written;
+  Facts facts;
+  facts.add(context.dry_run ? "would write" : "card", output_name(args.output));
+  facts.add("in", exact_bytes(card.trailer().file_size));
+  facts.add("out", exact_bytes(written.file_size));
+  facts.add("chunks",
+            fmt::format("{} copied, {} cut", grouped(trimmed.copied_chunks), grouped(trimmed.cut_chunks)));
+  facts.add("dropped", joined(trimmed.dropped));
+  facts.add("bits per value", bits_text(bits_per_value(written.file_size, written.summary)));
+  facts.add("root", to_hex(written.root));
+  context.say(facts.text());
+  context.say_json({{"output", args.output},
+                    {"dry_run", context.dry_run},
+                    {"input_bytes", card.trailer().file_size},
+                    {"file_bytes", written.file_size},
+                    {"copied_chunks", trimmed.copied_chunks},
+                    {"cut_chunks", trimmed.cut_chunks},
+                    {"dropped", trimmed.dropped},
+                    {"value_count", written.summary.value_count},
+                    {"bits_per_value", bits_json(bits_per_value(written.file_size, written.summary))},
+                    {"root", to_hex(written.root)}});
+}
+
+std::string blame(const Error& error, const TrimArgs& args) {
+  if (error.code == ErrorCode::kInvalidArgument) return "trim";
+  return error.code == ErrorCode::kIo ? output_name(args.output) : input_name(args.input);
+}
+
+int run(const TrimArgs& args, Context& context) {
+  context.data_on_stdout = args.output == "-" && !context.dry_run;
+  auto options = trim_options(args);
+  if (!options) return context.fail(options.error(), "trim");
+  auto input = open_input(args.input);
+  if (!input) return context.fail(input.error(), input_name(args.input));
+  auto card = CardReader::open(**input);
+  if (!card) return context.fail(card.error(), input_name(args.input));
+  auto sink = open_output(args.output, context.dry_run);
+  if (!sink) return context.fail(sink.error(), output_name(args.output));
+  Workers workers(context.threads);
+  options->parallel = workers.parallel();
+  auto trimmed = trim(*card, **sink, *options);
+  if (!trimmed) return context.fail(trimmed.error(), blame(trimmed.error(), args));
+  if (Status s = (*sink)->commit(); !s) return context.fail(s.error(), output_name(args.output));
+  report(*card, *trimmed, args, context);
+  return 0;
+}
+
+}  // namespace
+
+void add_trim(CLI::App& app, Context& context) {
+  auto args = std::make_shared<TrimArgs>();
+  CLI::App& command = *app.add_subcommand("trim", "Keep a card's tokens A to B, or its layers");
+  command.add_option("IN", args->input, "Card, - for standard input")->required();
+  command.add_option("OUT", args->output, "Card, - for standard output")->required();
+  command.add_option("--tokens", args->tokens, "Tokens to keep: A:B (B left out), A: or :B")
+      ->type_name("A:B");
+  command.add_option("--layers", args->layers, "Layers to keep: A:B (B left out), A: or :B")
+      ->type_name("A:B");
+  add_time_option(command, args->time);
+  add_dry_run_option(command, context);
+  add_threads_option(command, context);
+  add_common_options(command, context);
+  command.callback([args, &context] { run(*args, context); });
+}
+
+}  // namespace cachecard::cli

@@ -1,0 +1,162 @@
+#include <fmt/format.h>
+
+#include <chrono>
+
+#include "convert.hpp"
+#include "input.hpp"
+#include "llama_cpp/state_source.hpp"
+#include "nonfinite_source.hpp"
+#include "output.hpp"
+#include "output_file.hpp"
+#include "state_report.hpp"
+#include "workers.hpp"
+
+namespace cachecard::cli {
+namespace {
+
+using llama_cpp::StateFile;
+
+Codec codec_of(const StreamRecord& stream) {
+  const DTypeInfo* info = dtype_info(static_cast<DType>(stream.dtype));
+  return info != nullptr && info->block_elements > 1 ? Codec::kGgml : Codec::kRaw;
+}
+
+bool is_opaque(const StreamRecord& stream) {
+  return static_cast<StreamKind>(stream.stream) == StreamKind::kOpaque;
+}
+
+/// Types decide: f32, f16 and bf16 are kept by raw, block types by ggml.
+Status check_codec(const CardHeader& header, const std::string& asked) {
+  if (asked.empty()) return {};
+  for (const StreamRecord& stream : header.streams) {
+    const std::string_view needed = name_of(codec_of(stream));
+    if (is_opaque(stream) || needed == asked) continue;
+    return usage(fmt::format("--codec {}: layer {} {} is {}, which {} keeps (leave --codec out)", asked,
+                             stream.layer, name_of(static_cast<StreamKind>(stream.stream)),
+                             name_of(static_cast<DType>(stream.dtype)), needed));
+  }
+  return {};
+}
+
+Status check_split(const CardHeader& header, bool split) {
+  if (!split) return {};
+  for (const StreamRecord& stream : header.streams) {
+    if (is_opaque(stream) || codec_of(stream) == Codec::kRaw) continue;
+    return usage(fmt::format("--split is for f32, f16 and bf16, layer {} {} is {}: use --zstd", stream.layer,
+                             name_of(static_cast<StreamKind>(stream.stream)),
+                             name_of(static_cast<DType>(stream.dtype))));
+  }
+  return {};
+}
+
+Result<CardOptions> card_options(const ConvertArgs& args, const StateFile& state) {
+  auto time = provenance_time(args.time);
+  if (!time) return time.error();
+  CardOptions options;
+  if (args.split)
+    options.compressor = Compressor::kSplitZstd;
+  else if (args.zstd_level != 0)
+    options.compressor = Compressor::kZstd;
+  if (args.zstd_level != 0) options.zstd_level = args.zstd_level;
+  options.chunk_tokens = args.chunk_tokens;
+  options.chunk_order = args.span_major ? ChunkOrder::kSpanMajor : ChunkOrder::kLayerMajor;
+  options.source_layout = !args.no_source_layout;
+  options.provenance.operation = ProvenanceOp::kConvert;
+  options.provenance.time = time->value_or(0);
+  options.provenance.text = fmt::format("cachecard convert: llama.cpp {}, layout {}",
+                                        container_name(state.container), layout_name(state.layout));
+  return options;
+}
+
+Result<std::unique_ptr<CacheSource>> source_of(const ByteSource& input, const ConvertArgs& args,
+                                               const llama_cpp::ModelFacts& facts, StateFile& parsed) {
+  llama_cpp::ParseOptions options;
+  options.layout = layout_by_name(args.layout);
+  options.rotated = yes_no(args.rotated);
+  auto state = llama_cpp::parse_state(input, &facts, options);
+  if (!state) return state.error();
+  parsed = *state;
+  return llama_cpp::state_source(input, std::move(*state), facts);
+}
+
+/// Whose fault an error is: the model's file, the command line, or the input.
+std::string blame(const Error& error, const ConvertArgs& args) {
+  return error.code == ErrorCode::kInvalidArgument ? "convert" : input_name(args.input);
+}
+
+void report(const NonfiniteSource& source, std::uint64_t input_size, const WriteReport& written,
+            const ConvertArgs& args, const Context& context) {
+  const auto bits = bits_per_value(written.file_size, written.summary);
+  if (source.nonfinite_values() > 0) {
+    context.note(
+        fmt::format("{} of {} values are NaN or infinite: the card keeps them, inject "
+                    "refuses them",
+                    grouped(source.nonfinite_values()), grouped(written.summary.value_count)));
+  }
+  Facts facts;
+  facts.add(context.dry_run ? "would write" : "card", output_name(args.output));
+  facts.add("tokens", grouped(source.header().token_count));
+  facts.add("layers", grouped(source.header().layer_count));
+  facts.add("in", exact_bytes(input_size));
+  facts.add("out", exact_bytes(written.file_size));
+  facts.add("bits per value", bits_text(bits));
+  if (written.summary.opaque_size > 0) {
+    facts.add("opaque state", exact_bytes(written.summary.opaque_size));
+  }
+  facts.add("root", to_hex(written.root));
+  context.say(facts.text() + "\nstages\n" + stages_text(written.summary, written.file_size));
+  Json object = {{"output", args.output},
+                 {"dry_run", context.dry_run},
+                 {"token_count", source.header().token_count},
+                 {"layer_count", source.header().layer_count},
+                 {"input_bytes", input_size},
+                 {"file_bytes", written.file_size},
+                 {"value_count", written.summary.value_count},
+                 {"opaque_bytes", written.summary.opaque_size},
+                 {"nonfinite_values", source.nonfinite_values()},
+                 {"bits_per_value", bits_json(bits)},
+                 {"root", to_hex(written.root)}};
+  object.update(stages_json(written.summary, written.file_size));
+  context.say_json(object);
+}
+
+}  // namespace
+
+int convert_to_card(const ByteSource& input, const ConvertArgs& args, Context& context) {
+  auto facts = model_facts(args.model);
+  if (!facts) return context.fail(facts.error(), model_blame(facts.error(), args.model, "convert"));
+  if (!*facts) return context.fail(no_model_error(), "convert");
+  StateFile state;
+  auto source = source_of(input, args, **facts, state);
+  if (!source) return context.fail(source.error(), blame(source.error(), args));
+  if (Status s = check_codec((*source)->header(), args.codec); !s) {
+    return context.fail(s.error(), "convert");
+  }
+  if (Status s = check_split((*source)->header(), args.split); !s) {
+    return context.fail(s.error(), "convert");
+  }
+  auto options = card_options(args, state);
+  if (!options) return context.fail(options.error(), "convert");
+  context.detail(fmt::format("{}: {} container, layout {}, {}", input_name(args.input),
+                             container_name(state.container), layout_name(state.layout),
+                             state.opaque ? "kept whole" : "keys and values become streams"));
+  const auto start = std::chrono::steady_clock::now();
+  auto sink = open_output(args.output, context.dry_run);
+  if (!sink) return context.fail(sink.error(), output_name(args.output));
+  Workers workers(context.threads);
+  options->parallel = workers.parallel();
+  options->progress = progress_line(context, "convert");
+  const NonfiniteSource counted(**source);
+  auto written = write_card(counted, **sink, *options);
+  options->progress = nullptr;
+  if (!written) {
+    const bool outside = written.error().code == ErrorCode::kIo;
+    return context.fail(written.error(), outside ? output_name(args.output) : input_name(args.input));
+  }
+  if (Status s = (*sink)->commit(); !s) return context.fail(s.error(), output_name(args.output));
+  context.detail_speed(start, input.size());
+  report(counted, input.size(), *written, args, context);
+  return 0;
+}
+
+}  // namespace cachecard::cli
