@@ -77,6 +77,9 @@ Status check_tensor(const StreamRecord& stream, DType target_type, std::uint64_t
     return mismatch(stream, "hadamard_size",
                     "the card's is " + spell(stream.hadamard_size) + ", the target's is " + spell(expected));
   }
+  if (static_cast<RopeState>(stream.rope_state) == RopeState::kPreRope) {
+    return mismatch(stream, "rope_state", "the card's keys are without RoPE, llama.cpp keeps them with it");
+  }
   const std::uint64_t elements = row_elements(stream);
   const std::uint64_t row_size = elements / info->block_elements * info->block_bytes;
   if (elements % info->block_elements != 0 || row_size != target_row_bytes) {

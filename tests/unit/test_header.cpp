@@ -51,6 +51,16 @@ TEST_CASE("a header comes back as it was, and encodes to the same bytes again", 
   CHECK(encode_header(*back).value() == *bytes);
 }
 
+TEST_CASE("a header shorter than its record is refused, at every size", "[unit]") {
+  const auto bytes = encode_header(sample());
+  REQUIRE(bytes);
+  for (std::size_t size = 0; size < bytes->size(); ++size) {
+    const auto back = parse_header(std::span(*bytes).first(size));
+    REQUIRE_FALSE(back);
+    if (size < encoded_size<HeaderRecord>()) CHECK(back.error().code == ErrorCode::kBadSize);
+  }
+}
+
 TEST_CASE("streams are found by layer and kind", "[unit]") {
   const CardHeader header = sample();
   CHECK(header.stream_index(0, StreamKind::kValue) == 1u);

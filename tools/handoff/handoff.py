@@ -15,8 +15,8 @@ import time
 
 import server_client as client
 
-QUESTION = {"system": "You are the reviewer agent. You check what others wrote and say plainly what is wrong with it.",
-            "user": "List the main points made above and say which one matters most, and why."}
+QUESTION = "Which function causes the duplicate rows, and what is the fix?"
+TURN_MARK = "the-context-ends-here"
 
 
 class Failure(RuntimeError):
@@ -47,9 +47,10 @@ def request_ids(url, context_ids, question_text):
 
 
 def question_text(url, question):
-    """The question as the model's own template writes a turn."""
-    messages = [{"role": "system", "content": question["system"]}, {"role": "user", "content": question["user"]}]
-    return client.apply_template(url, messages)
+    """The end of the context's turn and the question's turn, as the model's own template writes them."""
+    turns = [("user", "."), ("assistant", TURN_MARK), ("user", question)]
+    prompt = client.apply_template(url, [{"role": role, "content": text} for role, text in turns])
+    return prompt.rpartition(TURN_MARK)[2]
 
 
 def sender_side(server, args, card):
@@ -145,12 +146,11 @@ def parse_arguments():
     parser.add_argument("--python", default=sys.executable, help="an interpreter that has xllamacpp")
     parser.add_argument("--model", required=True, help="GGUF file")
     parser.add_argument("--text", required=True, help="the context, UTF-8")
-    parser.add_argument("--question", help="the receiver's question (default: the reviewer's)")
-    parser.add_argument("--answer", type=int, default=48, help="tokens of the answers")
+    parser.add_argument("--question", default=QUESTION, help="what the receiver asks")
+    parser.add_argument("--answer", type=int, default=48, help="tokens of each answer")
     parser.add_argument("--ctx", type=int, default=8192, help="context size of the servers")
     parser.add_argument("--keep", help="keep the card here")
     args = parser.parse_args()
-    args.question = dict(QUESTION, user=args.question) if args.question else QUESTION
     for path in (args.cli, args.model, args.text):
         if not os.path.isfile(path):
             raise Failure(f"no such file: {path}")
