@@ -87,7 +87,7 @@ need_libllama() {
   step "fetching numpy and gguf" pip_install numpy==2.4.6 gguf==0.19.0 typing-extensions diskcache jinja2 || return
   step "compiling libllama (about five minutes, once)" \
     env CMAKE_ARGS="-DGGML_NATIVE=ON" CMAKE_BUILD_PARALLEL_LEVEL="$jobs" \
-    "$venv_dir/bin/python" -m pip install -q --disable-pip-version-check --no-deps --no-binary llama-cpp-python llama-cpp-python==0.3.36
+    "$venv_dir/bin/python" -m pip install -q --disable-pip-version-check --no-deps llama-cpp-python==0.3.36
 }
 
 site_packages() { "$venv_dir/bin/python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))'; }

@@ -10,7 +10,10 @@
 #include "llama_server/step_time.hpp"
 
 /// Putting a card into a slot of a running llama-server: wholly, or not at all.
-/// spec: design.md 6 (the journal and its steps)
+/// Steps, each in the journal before it is taken: wait for an idle slot; save it (the safety copy, fsynced); learn
+/// the server's layout from a saved slot or one probed token; stage the new slot file and parse it back to its last
+/// byte; look at the slot once more; restore. On any failure and after a signal the old slot comes back.
+/// Why so careful: a slot file that is short by a byte aborts llama-server, a refused one empties the slot.
 namespace cachecard::llama_server {
 
 struct InjectOptions {

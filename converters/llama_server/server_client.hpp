@@ -13,7 +13,7 @@
 #include "cachecard/error.hpp"
 
 /// A running llama-server over HTTP: what it is, what its slots hold, and the few things asked of it.
-/// source: llama.cpp tools/server (v0.6.0); shared/notes/llama-cpp-state.md 2.4, 7.4
+/// source: llama.cpp tools/server (v0.6.0), and what that server was seen to answer
 namespace cachecard::llama_server {
 
 struct ClientOptions {

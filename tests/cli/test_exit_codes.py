@@ -1,4 +1,4 @@
-"""Walks the exit-code table of style.md 3.6 through real commands."""
+"""Walks the exit-code table (`cachecard codecs --errors`) through real commands."""
 
 import json
 import signal

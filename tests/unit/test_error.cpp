@@ -22,7 +22,6 @@ TEST_CASE("the error table has every code once, with a name, an exit code and a 
 }
 
 TEST_CASE("exit codes follow the cause", "[unit]") {
-  // source: style.md 3.6
   CHECK(error_info(ErrorCode::kInvalidArgument).exit_code == 2);
   CHECK(error_info(ErrorCode::kIo).exit_code == 3);
   CHECK(error_info(ErrorCode::kTargetBusy).exit_code == 3);

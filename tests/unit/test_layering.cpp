@@ -6,7 +6,6 @@
 #include <set>
 
 /// Holds the #include lines of the whole tree to the dependency rules of the house.
-/// source: style.md section 1
 namespace {
 
 namespace fs = std::filesystem;

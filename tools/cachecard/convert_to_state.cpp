@@ -22,7 +22,7 @@ bool asks_for_a_layout(const ConvertArgs& args) {
   return !args.layout.empty() || !args.container.empty() || !args.v_trans.empty() || args.server_tokens;
 }
 
-/// Versions of both kinds of container. source: notes/llama-cpp-state.md 1.8
+/// Versions of both kinds of container. source: llama.h LLAMA_SESSION_VERSION, LLAMA_STATE_SEQ_VERSION
 std::optional<StateLayout> layout_of(const SourceLayout& source) {
   switch (source.record.container_version) {
     case 3:
