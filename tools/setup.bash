@@ -5,6 +5,8 @@ root_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 build_dir=${CACHECARD_BUILD_DIR:-$root_dir/build}
 venv_dir=$build_dir/venv
 jobs=$(nproc)
+# Clones in other folders share what was compiled before.
+export CCACHE_BASEDIR=$root_dir CCACHE_NOHASHDIR=true
 
 build_packages="g++ cmake ninja-build ccache pkg-config libzstd-dev libxxhash-dev libcli11-dev
   nlohmann-json3-dev libfmt-dev libcpp-httplib-dev python3 python3-venv ca-certificates"
