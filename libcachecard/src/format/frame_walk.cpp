@@ -352,8 +352,6 @@ Status FrameWalk::finish() const {
   return {};
 }
 
-std::uint64_t FrameWalk::header_bytes() const { return frame_count_ * kFrameHeaderSize; }
-
 Summary FrameWalk::summary() const {
   Summary summary;
   summary.value_count = value_count_;

@@ -33,7 +33,6 @@ class FrameWalk {
   std::uint64_t directory_offset() const { return directory_offset_; }
   /// Of all frame headers so far: what the directory's payload must be.
   std::uint64_t headers_digest() const { return headers_.finish64(); }
-  std::uint64_t header_bytes() const;
   /// Totals of the frames before the summary.
   Summary summary() const;
   /// root, given the trailer's first 32 bytes.
