@@ -76,7 +76,11 @@ Result<std::string> text_of_slot(ServerClient& client, const CacheSource& source
 /// Writes, decodes, compares, commits.
 Status write_checked(const CacheSource& source, RandomSink& sink, const CaptureOptions& options,
                      StepClock& clock, CaptureReport& report) {
-  auto written = write_card(source, sink, options.card);
+  CardOptions card = options.card;
+  if (options.plan) {
+    if (Status s = options.plan(source.header(), card); !s) return s;
+  }
+  auto written = write_card(source, sink, card);
   if (!written) return written.error();
   report.written = std::move(*written);
   clock.lap("encode", report.times);

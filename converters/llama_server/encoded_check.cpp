@@ -42,6 +42,7 @@ Error differs(const StreamRecord& stream, std::uint64_t token) {
 /// One chunk, or one stream's opaque bytes.
 struct Piece {
   std::size_t stream = 0;
+  std::size_t frame = 0;
   std::uint64_t first_token = 0;
   std::uint64_t token_count = 0;
 };
@@ -50,11 +51,11 @@ std::vector<Piece> pieces_of(const CardReader& card) {
   std::vector<Piece> pieces;
   for (std::size_t s = 0; s < card.header().streams.size(); ++s) {
     if (static_cast<StreamKind>(card.header().streams[s].stream) == StreamKind::kOpaque) {
-      pieces.push_back({s, 0, 0});
+      pieces.push_back({s, 0, 0, 0});
       continue;
     }
     for (const std::uint32_t frame : card.chunks(s)) {
-      pieces.push_back({s, card.frames()[frame].first_token, card.frames()[frame].token_count});
+      pieces.push_back({s, frame, card.frames()[frame].first_token, card.frames()[frame].token_count});
     }
   }
   return pieces;
@@ -104,10 +105,37 @@ class Comparison {
       nonfinite_ += llama_cpp::count_nonfinite(static_cast<DType>(stream.dtype), buffers.encoded);
       return {};
     }
+    if (card_.frames()[piece.frame].codec == static_cast<std::uint8_t>(Codec::kPlanes)) {
+      return compare_lossy(piece, stream, buffers);
+    }
     const auto where =
         std::mismatch(buffers.encoded.begin(), buffers.encoded.end(), buffers.original.begin());
     const auto byte = static_cast<std::uint64_t>(where.first - buffers.encoded.begin());
     return differs(stream, piece.first_token + byte / row);
+  }
+
+  /// A lossy chunk: its errors stay under half a step, but for the rounding to the element type.
+  Status compare_lossy(const Piece& piece, const StreamRecord& stream, Buffers& buffers) const {
+    auto bound = card_.squared_error_bound(piece.frame);
+    if (!bound) return bound.error();
+    const auto dtype = static_cast<DType>(stream.dtype);
+    const std::size_t count = static_cast<std::size_t>(piece.token_count * row_elements(stream));
+    std::vector<float> encoded(count);
+    std::vector<float> original(count);
+    llama_cpp::convert_floats(dtype, DType::kF32, buffers.encoded, std::as_writable_bytes(std::span(encoded)));
+    llama_cpp::convert_floats(dtype, DType::kF32, buffers.original, std::as_writable_bytes(std::span(original)));
+    double error = 0.0;
+    double energy = 0.0;
+    for (std::size_t i = 0; i < count; ++i) {
+      const double difference = double{encoded[i]} - double{original[i]};
+      error += difference * difference;
+      energy += double{original[i]} * double{original[i]};
+    }
+    const double rounding = energy * (dtype == DType::kBf16 ? 0x1p-15 : 0x1p-20);
+    if (error <= *bound * 1.0001 + rounding) return {};
+    return Error{ErrorCode::kInternal, kNoOffset, {},
+                 "the card decodes further from what was encoded than its steps allow: layer " +
+                     std::to_string(stream.layer) + ", " + std::string(name_of(static_cast<StreamKind>(stream.stream)))};
   }
 
   Status compare_opaque(std::size_t index, const StreamRecord& stream, Buffers& buffers) const {

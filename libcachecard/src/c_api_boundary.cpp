@@ -9,7 +9,6 @@
 namespace cachecard::c_api {
 namespace {
 
-constexpr std::size_t kAlignment = 64;
 
 template <std::size_t N>
 void put_text(char (&out)[N], std::string_view text) {
@@ -120,26 +119,6 @@ Status GuardedParallel::status() const {
   if (threw_) return Error{ErrorCode::kInternal, kNoOffset, {}, "in a task"};
   if (missing_ == 0) return {};
   return argument_error("parallel.run left " + std::to_string(missing_) + " tasks undone");
-}
-
-Result<Scratch> Scratch::allocate(const ccd_allocator& allocator, std::size_t size) {
-  void* pointer = allocator.allocate != nullptr
-                      ? allocator.allocate(allocator.user, size, kAlignment)
-                      : ::operator new (size, std::align_val_t{kAlignment}, std::nothrow);
-  if (pointer != nullptr) return Scratch(allocator, pointer, size);
-  return Error{ErrorCode::kOutOfMemory, kNoOffset, {}, std::to_string(size) + " bytes of scratch"};
-}
-
-Scratch::Scratch(Scratch&& other) noexcept
-    : allocator_(other.allocator_), pointer_(std::exchange(other.pointer_, nullptr)), size_(other.size_) {}
-
-Scratch::~Scratch() {
-  if (pointer_ == nullptr) return;
-  if (allocator_.release != nullptr) {
-    allocator_.release(allocator_.user, pointer_, size_);
-  } else {
-    ::operator delete (pointer_, std::align_val_t{kAlignment});
-  }
 }
 
 Result<std::size_t> find_stream(const ccd_card* card, std::uint32_t layer, std::uint32_t stream_kind) {

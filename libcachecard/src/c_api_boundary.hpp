@@ -123,24 +123,7 @@ class GuardedParallel {
   std::atomic<std::size_t> missing_{0};
 };
 
-/// Memory from the caller's allocator, or from ours where it gave none.
-class Scratch {
- public:
-  /// Errors: out_of_memory
-  static Result<Scratch> allocate(const ccd_allocator& allocator, std::size_t size);
-  Scratch(Scratch&& other) noexcept;
-  Scratch& operator=(Scratch&&) = delete;
-  ~Scratch();
-  std::span<std::byte> bytes() const { return {static_cast<std::byte*>(pointer_), size_}; }
-
- private:
-  Scratch(const ccd_allocator& allocator, void* pointer, std::size_t size)
-      : allocator_(allocator), pointer_(pointer), size_(size) {}
-
-  ccd_allocator allocator_;
-  void* pointer_;
-  std::size_t size_;
-};
+inline Allocator take_allocator(const ccd_allocator& given) { return {given.allocate, given.release, given.user}; }
 
 /// Index of a layer's stream. Errors: invalid_argument
 Result<std::size_t> find_stream(const ccd_card* card, std::uint32_t layer, std::uint32_t stream_kind);

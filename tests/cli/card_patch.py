@@ -13,7 +13,7 @@ _MASK = (1 << 64) - 1
 PROLOGUE_SIZE, FRAME_SIZE, TRAILER_SIZE = 64, 128, 64
 PROLOGUE = {"format_major": (8, "<H"), "header_size": (12, "<I"), "required_features": (16, "<Q")}
 FRAME = {"section_type": (0, "<H"), "codec": (13, "<B"), "dtype": (15, "<B"),
-         "stored_size": (32, "<Q"), "stored_digest": (48, "<Q"), "reserved": (80, "<Q")}
+         "stored_size": (32, "<Q"), "stored_digest": (48, "<Q"), "digest_size": (80, "<Q"), "reserved": (88, "<Q")}
 
 
 def _mix(data, offset, secret_offset):

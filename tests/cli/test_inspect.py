@@ -34,7 +34,7 @@ class Inspect(CommandTest):
     def test_json_has_what_others_rely_on(self):
         card = self.card()
         facts = self.json("inspect", card)
-        self.assertEqual(facts["format_version"], "0.1")
+        self.assertEqual(facts["format_version"], "0.2")
         self.assertEqual(facts["token_count"], 5)
         self.assertEqual(facts["value_count"], 2560)
         self.assertEqual(facts["file_bytes"], card.stat().st_size)

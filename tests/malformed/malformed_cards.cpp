@@ -70,6 +70,15 @@ CardPlan zstd_plan() {
   return plan;
 }
 
+CardPlan planes_plan() {
+  CardPlan plan = fixtures::make_plan("to_break_planes", "", 12, "", "");
+  fixtures::add_layer(plan, 0, DType::kF16, {.kv_head_count = 2, .head_dim = 8});
+  fixtures::add_rope_table(plan, RopePairing::kHalfSplit, 0, 8);
+  plan.planes.emplace();
+  plan.planes->exact_tokens = 2;
+  return plan;
+}
+
 void add_table(std::vector<Place>& places, std::uint64_t offset, std::uint64_t count, std::uint64_t stride) {
   for (std::uint64_t i = 0; i < count; ++i) places.push_back({Place::In::kHeader, 0, offset + i * stride});
 }
@@ -92,7 +101,7 @@ std::uint64_t one(std::span<const std::byte>) { return 1; }
 
 std::vector<NamedCard> cards_to_break() {
   std::vector<NamedCard> cards;
-  for (const CardPlan& plan : {full_plan(), source_plan(), zstd_plan()}) {
+  for (const CardPlan& plan : {full_plan(), source_plan(), zstd_plan(), planes_plan()}) {
     cards.push_back({plan.name, fixtures::build(plan).value()});
   }
   return cards;
@@ -175,6 +184,30 @@ std::vector<Place> places_of<ParameterHeader>(const CardSurgeon& card) {
 template <>
 std::vector<Place> places_of<RopeTableHeader>(const CardSurgeon& card) {
   return first_records<RopeTableHeader>(card, SectionType::kRopeTable);
+}
+/// Heads of planes chunks.
+template <>
+std::vector<Place> places_of<PlanesRecord>(const CardSurgeon& card) {
+  std::vector<Place> places;
+  for (std::size_t i = 0; i < card.frames.size(); ++i) {
+    const FrameHeader& frame = card.frames[i].header;
+    const bool chunk = frame.section_type == static_cast<std::uint16_t>(SectionType::kChunk);
+    if (chunk && frame.codec == static_cast<std::uint8_t>(Codec::kPlanes)) places.push_back({Place::In::kPayload, i, 0});
+  }
+  return places;
+}
+template <>
+std::vector<Place> places_of<PlaneRecord>(const CardSurgeon& card) {
+  std::vector<Place> places;
+  for (const Place& head : places_of<PlanesRecord>(card)) {
+    const auto& frame = card.frames[head.frame];
+    const auto count = load<PlanesRecord>(frame.payload).plane_count;
+    std::uint64_t at = frame.header.digest_size - count * encoded_size<PlaneRecord>();
+    for (std::uint32_t p = 0; p < count; ++p, at += encoded_size<PlaneRecord>()) {
+      places.push_back({Place::In::kPayload, head.frame, at});
+    }
+  }
+  return places;
 }
 template <>
 std::vector<Place> places_of<SourceLayoutHeader>(const CardSurgeon& card) {

@@ -86,9 +86,9 @@ TEST_CASE("every limit is held, one below what the card needs", "[malformed]") {
 TEST_CASE("a map above its limit is refused", "[malformed]") {
   const auto card = smallest_card();
   Limits limits;
-  limits.map_bytes = 4;  // one base, one row number of two bytes, two tokens: five
+  limits.map_bytes = 5;  // one base, one cap, one row number of two bytes, two tokens: six
   CHECK(verdict_under(card, limits).starts_with("limit_exceeded"));
-  limits.map_bytes = 5;
+  limits.map_bytes = 6;
   CHECK(verdict_under(card, limits) == "ok");
 }
 

@@ -85,8 +85,10 @@ const std::string& Table::cell(const Row& row, const std::string& column) const 
   return row.front();
 }
 
+std::string spec_path(const std::string& name) { return std::string(CACHECARD_SOURCE_DIR) + "/spec/" + name; }
+
 std::string read_spec(const std::string& name) {
-  std::ifstream file(std::string(CACHECARD_SOURCE_DIR) + "/spec/" + name);
+  std::ifstream file(spec_path(name));
   INFO(name);
   REQUIRE(file.good());
   return {std::istreambuf_iterator<char>(file), {}};

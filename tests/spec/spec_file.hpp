@@ -20,6 +20,8 @@ struct Table {
   const std::string& cell(const Row& row, const std::string& column) const;
 };
 
+/// Where spec/<name> stands.
+std::string spec_path(const std::string& name);
 /// Text of spec/<name>. Fails the test where the file is not there.
 std::string read_spec(const std::string& name);
 

@@ -161,6 +161,7 @@ TEST_CASE("section types of FORMAT.md are the code's") {
 TEST_CASE("features and flags of FORMAT.md are the code's") {
   const std::map<std::string, std::uint64_t> known{{"required ggml", kFeatureGgml},
                                                    {"required zstd", kFeatureZstd},
+                                                   {"required planes", kFeaturePlanes},
                                                    {"optional text", kFeatureText},
                                                    {"optional media", kFeatureMedia},
                                                    {"optional source_layout", kFeatureSourceLayout},

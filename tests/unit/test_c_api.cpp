@@ -137,7 +137,7 @@ TEST_CASE("facts are those of the header", "[c_api]") {
   const Card card(bytes());
   auto facts = sized<ccd_facts>();
   REQUIRE(ccd_card_get_facts(card.handle, &facts, nullptr) == CCD_OK);
-  CHECK((facts.format_major == 0 && facts.format_minor == 1));
+  CHECK((facts.format_major == 0 && facts.format_minor == 2));
   CHECK((facts.flags == 0 && facts.layer_count == kLayers && facts.token_count == kTokens));
   CHECK((facts.next_position == kTokens && facts.restorable == CCD_RESTORABLE_WHOLE_ONLY));
   CHECK((facts.stream_count == 5 && facts.segment_count == 1 && facts.identity_count == 3));

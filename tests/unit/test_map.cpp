@@ -48,10 +48,11 @@ TEST_CASE("maps come back as they were, in the shorter of the two encodings", "[
       const auto back = parse_map(payload, header, tokens);
       REQUIRE(back);
       CHECK(back->base == map.base);
+      CHECK(back->cap == map.cap);
       CHECK(back->row_of == map.row_of);
       CHECK(back->rows == map.rows);
       const std::size_t plain =
-          encoded_size<MapHeader>() + map.base.size() + 2 * map.row_of.size() + map.rows.size();
+          encoded_size<MapHeader>() + 2 * map.base.size() + 2 * map.row_of.size() + map.rows.size();
       CHECK(payload.size() <= plain);
       if (tokens > 100) CHECK(encoding_of(payload) == (noisy ? 0 : 1));
     }

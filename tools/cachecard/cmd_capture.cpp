@@ -12,6 +12,7 @@
 #include "model_flags.hpp"
 #include "output.hpp"
 #include "output_file.hpp"
+#include "planes_flags.hpp"
 #include "server_flags.hpp"
 #include "workers.hpp"
 
@@ -24,6 +25,7 @@ using llama_server::CaptureReport;
 struct CaptureArgs {
   ServerFlags server;
   std::string output;
+  CodecFlags codec;
   int zstd_level = 0;
   bool split = false;
   bool text = false;
@@ -44,6 +46,13 @@ Result<CaptureOptions> capture_options(const CaptureArgs& args, const std::strin
   else if (args.zstd_level != 0)
     options.card.compressor = Compressor::kZstd;
   if (args.zstd_level != 0) options.card.zstd_level = args.zstd_level;
+  options.plan = [&args](const CardHeader& header, CardOptions& card) -> Status {
+    auto planes = planes_options(args.codec, header);
+    if (!planes) return planes.error();
+    card.planes = *planes;
+    card.provenance.text += describe(*planes, args.codec);
+    return {};
+  };
   options.card.source_layout = !args.no_source_layout;
   options.card.provenance.operation = ProvenanceOp::kCapture;
   options.card.provenance.time = time->value_or(0);
@@ -64,12 +73,14 @@ void report(const CaptureReport& captured, const CaptureArgs& args, const Contex
   if (written.summary.opaque_size > 0) {
     facts.add("opaque state", exact_bytes(written.summary.opaque_size));
   }
-  facts.add("compared", "every value decodes to what the server saved");
+  facts.add("compared", args.codec.is_lossy() ? "every value decodes to what the server saved, within its step"
+                                              : "every value decodes to what the server saved");
   if (!captured.slot_file.empty()) facts.add("kept", captured.slot_file);
   facts.add("time", times_text(captured.times));
   facts.add("root", to_hex(written.root));
   context.say(facts.text());
   for (const std::string& note : captured.notes) context.note(note);
+  for (const std::string& note : raw_chunk_notes(written)) context.note(note);
   context.say_json({{"output", args.output},
                     {"token_count", captured.token_count},
                     {"next_position", captured.next_position},
@@ -82,6 +93,7 @@ void report(const CaptureReport& captured, const CaptureArgs& args, const Contex
                     {"root", to_hex(written.root)},
                     {"slot_file", captured.slot_file},
                     {"notes", captured.notes},
+                    {"raw_chunks", written.raw_chunks.size()},
                     {"seconds", times_json(captured.times)}});
 }
 
@@ -135,6 +147,7 @@ void add_capture(CLI::App& app, Context& context) {
   add_server_options(command, args->server);
   command.get_option("--server")->required();
   command.get_option("--slot-dir")->required();
+  add_codec_options(command, args->codec, "Codec");
   command.add_flag("--zstd{3}", args->zstd_level, "Compress chunks; --zstd=LEVEL, 3 if not said")
       ->check(CLI::Range(1, 22));
   command.add_flag("--split", args->split, "Byte split before zstd, for f32, f16 and bf16");

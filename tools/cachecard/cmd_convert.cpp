@@ -15,10 +15,7 @@ constexpr auto kToState = "To a llama.cpp state";
 void add_card_options(CLI::App& command, ConvertArgs& args) {
   add_model_options(command, args.model);
   add_geometry_options(command, args.model);
-  command.add_option("--codec", args.codec, "raw or ggml (default: what the source's types need)")
-      ->check(CLI::IsMember({"raw", "ggml"}))
-      ->type_name("CODEC")
-      ->group(kToCard);
+  add_codec_options(command, args.codec, kToCard);
   command.add_flag("--zstd{3}", args.zstd_level, "Compress chunks; --zstd=LEVEL, else level 3")
       ->check(CLI::Range(1, 22))
       ->group(kToCard);
@@ -57,7 +54,7 @@ void add_state_options(CLI::App& command, ConvertArgs& args) {
 }
 
 bool has_card_options(const ConvertArgs& args) {
-  return !args.codec.empty() || args.zstd_level != 0 || args.split || args.span_major ||
+  return args.codec.any_given() || args.zstd_level != 0 || args.split || args.span_major ||
          args.chunk_tokens != ConvertArgs{}.chunk_tokens || args.no_source_layout || !args.rotated.empty() ||
          !args.time.empty() || any_given(args.model);
 }

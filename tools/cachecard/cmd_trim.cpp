@@ -10,6 +10,7 @@
 #include "input.hpp"
 #include "output.hpp"
 #include "output_file.hpp"
+#include "planes_flags.hpp"
 #include "workers.hpp"
 
 namespace cachecard::cli {
@@ -20,6 +21,7 @@ struct TrimArgs {
   std::string output;
   std::string tokens;
   std::string layers;
+  std::string bits;
   std::string time;
 };
 
@@ -56,9 +58,9 @@ Result<Cut> parse_cut(std::string_view flag, std::string_view text) {
 }
 
 Result<TrimOptions> trim_options(const TrimArgs& args) {
-  if (args.tokens.empty() && args.layers.empty()) {
-    return Error{
-        ErrorCode::kInvalidArgument, kNoOffset, {}, "nothing to cut: give --tokens A:B or --layers A:B"};
+  if (args.tokens.empty() && args.layers.empty() && args.bits.empty()) {
+    return Error{ErrorCode::kInvalidArgument, kNoOffset, {},
+                 "nothing to cut: give --tokens A:B, --layers A:B or --bits K,V"};
   }
   auto tokens = parse_cut("--tokens", args.tokens);
   if (!tokens) return tokens.error();
@@ -73,6 +75,11 @@ Result<TrimOptions> trim_options(const TrimArgs& args) {
   options.first_layer = static_cast<std::uint32_t>(std::min(layers->first, kMost));
   if (layers->end) options.end_layer = static_cast<std::uint32_t>(std::min(*layers->end, kMost));
   options.time = *time;
+  if (args.bits.empty()) return options;
+  auto bits = parse_bits(args.bits);
+  if (!bits) return bits.error();
+  options.key_bits = bits->key;
+  options.value_bits = bits->value;
   return options;
 }
 
@@ -83,7 +90,8 @@ void report(const CardReader& card, const TrimReport& trimmed, const TrimArgs& a
   facts.add("in", exact_bytes(card.trailer().file_size));
   facts.add("out", exact_bytes(written.file_size));
   facts.add("chunks",
-            fmt::format("{} copied, {} cut", grouped(trimmed.copied_chunks), grouped(trimmed.cut_chunks)));
+            fmt::format("{} copied, {} cut, {} with fewer planes", grouped(trimmed.copied_chunks),
+                        grouped(trimmed.cut_chunks), grouped(trimmed.lowered_chunks)));
   facts.add("dropped", joined(trimmed.dropped));
   facts.add("bits per value", bits_text(bits_per_value(written.file_size, written.summary)));
   facts.add("root", to_hex(written.root));
@@ -94,6 +102,7 @@ void report(const CardReader& card, const TrimReport& trimmed, const TrimArgs& a
                     {"file_bytes", written.file_size},
                     {"copied_chunks", trimmed.copied_chunks},
                     {"cut_chunks", trimmed.cut_chunks},
+                    {"lowered_chunks", trimmed.lowered_chunks},
                     {"dropped", trimmed.dropped},
                     {"value_count", written.summary.value_count},
                     {"bits_per_value", bits_json(bits_per_value(written.file_size, written.summary))},
@@ -128,13 +137,15 @@ int run(const TrimArgs& args, Context& context) {
 
 void add_trim(CLI::App& app, Context& context) {
   auto args = std::make_shared<TrimArgs>();
-  CLI::App& command = *app.add_subcommand("trim", "Keep a card's tokens A to B, or its layers");
+  CLI::App& command = *app.add_subcommand("trim", "Keep a card's tokens A to B, its layers, or its upper bit planes");
   command.add_option("IN", args->input, "Card, - for standard input")->required();
   command.add_option("OUT", args->output, "Card, - for standard output")->required();
   command.add_option("--tokens", args->tokens, "Tokens to keep: A:B (B left out), A: or :B")
       ->type_name("A:B");
   command.add_option("--layers", args->layers, "Layers to keep: A:B (B left out), A: or :B")
       ->type_name("A:B");
+  command.add_option("--bits", args->bits, "Bits a value to keep of planes, 1 to 8: the planes beyond go")
+      ->type_name("K,V");
   add_time_option(command, args->time);
   add_dry_run_option(command, context);
   add_threads_option(command, context);

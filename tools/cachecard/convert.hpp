@@ -5,6 +5,7 @@
 
 #include "context.hpp"
 #include "model_flags.hpp"
+#include "planes_flags.hpp"
 
 namespace cachecard::cli {
 
@@ -15,7 +16,7 @@ struct ConvertArgs {
   std::string to;
   ModelFlags model;
   // To a card.
-  std::string codec;
+  CodecFlags codec;
   int zstd_level = 0;  ///< 0: not asked for
   bool split = false;
   std::uint64_t chunk_tokens = 2048;

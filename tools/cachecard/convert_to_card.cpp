@@ -27,7 +27,7 @@ bool is_opaque(const StreamRecord& stream) {
 
 /// Types decide: f32, f16 and bf16 are kept by raw, block types by ggml.
 Status check_codec(const CardHeader& header, const std::string& asked) {
-  if (asked.empty()) return {};
+  if (asked.empty() || asked == "planes") return {};
   for (const StreamRecord& stream : header.streams) {
     const std::string_view needed = name_of(codec_of(stream));
     if (is_opaque(stream) || needed == asked) continue;
@@ -87,7 +87,8 @@ std::string blame(const Error& error, const ConvertArgs& args) {
 void report(const NonfiniteSource& source, std::uint64_t input_size, const WriteReport& written,
             const ConvertArgs& args, const Context& context) {
   const auto bits = bits_per_value(written.file_size, written.summary);
-  if (source.nonfinite_values() > 0) {
+  for (const std::string& note : raw_chunk_notes(written)) context.note(note);
+  if (source.nonfinite_values() > 0 && written.raw_chunks.empty()) {
     context.note(
         fmt::format("{} of {} values are NaN or infinite: the card keeps them, inject "
                     "refuses them",
@@ -114,6 +115,7 @@ void report(const NonfiniteSource& source, std::uint64_t input_size, const Write
                  {"value_count", written.summary.value_count},
                  {"opaque_bytes", written.summary.opaque_size},
                  {"nonfinite_values", source.nonfinite_values()},
+                 {"raw_chunks", written.raw_chunks.size()},
                  {"bits_per_value", bits_json(bits)},
                  {"root", to_hex(written.root)}};
   object.update(stages_json(written.summary, written.file_size));
@@ -129,7 +131,7 @@ int convert_to_card(const ByteSource& input, const ConvertArgs& args, Context& c
   StateFile state;
   auto source = source_of(input, args, **facts, state);
   if (!source) return context.fail(source.error(), blame(source.error(), args));
-  if (Status s = check_codec((*source)->header(), args.codec); !s) {
+  if (Status s = check_codec((*source)->header(), args.codec.codec); !s) {
     return context.fail(s.error(), "convert");
   }
   if (Status s = check_split((*source)->header(), args.split); !s) {
@@ -137,6 +139,10 @@ int convert_to_card(const ByteSource& input, const ConvertArgs& args, Context& c
   }
   auto options = card_options(args, state);
   if (!options) return context.fail(options.error(), "convert");
+  auto planes = planes_options(args.codec, (*source)->header());
+  if (!planes) return context.fail(planes.error(), "convert");
+  options->planes = *planes;
+  options->provenance.text += describe(*planes, args.codec);
   context.detail(fmt::format("{}: {} container, layout {}, {}", input_name(args.input),
                              container_name(state.container), layout_name(state.layout),
                              state.opaque ? "kept whole" : "keys and values become streams"));

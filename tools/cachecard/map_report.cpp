@@ -12,11 +12,13 @@ namespace {
 struct RowUse {
   std::uint16_t row;
   std::uint8_t base;  ///< half bits
+  std::uint8_t cap;   ///< half bits, or kNoCap
   std::uint8_t dtype;
   Codec codec;
 
   bool operator<(const RowUse& other) const {
-    return std::tie(row, base, dtype, codec) < std::tie(other.row, other.base, other.dtype, other.codec);
+    return std::tie(row, base, cap, dtype, codec) <
+           std::tie(other.row, other.base, other.cap, other.dtype, other.codec);
   }
 };
 
@@ -34,7 +36,7 @@ int width_of(const RowUse& use, std::int8_t offset) {
   const bool exact = use.codec == Codec::kRaw || use.codec == Codec::kGgml;
   if (exact || offset == kOffsetExact) return type_width(use.dtype);
   if (offset == kOffsetFine) return 16;
-  return use.base + offset;
+  return std::min<int>(use.base + offset, use.cap);
 }
 
 Json offset_json(std::int8_t offset) {
@@ -72,7 +74,7 @@ std::map<RowUse, Users> group_uses(const CardReader& card, const BitWidthMap& ma
     for (std::size_t h = 0; h < (alike ? std::min<std::size_t>(count, 1) : count); ++h) {
       std::string name(name_of(static_cast<StreamKind>(stream.stream)));
       if (!alike) name += fmt::format(" head {}", h);
-      groups[{map.row_of[first + h], map.base[s], stream.dtype, codec_in(card, s, segment)}][name].push_back(
+      groups[{map.row_of[first + h], map.base[s], map.cap[s], stream.dtype, codec_in(card, s, segment)}][name].push_back(
           stream.layer);
     }
   }

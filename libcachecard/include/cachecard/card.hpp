@@ -124,6 +124,7 @@ Result<CardHeader> parse_header(std::span<const std::byte> bytes, const Limits& 
 struct BitWidthMap {
   std::uint64_t token_count = 0;
   std::vector<std::uint8_t> base;     ///< half bits, one per stream of the header
+  std::vector<std::uint8_t> cap;      ///< most half bits that are left after planes were dropped, or kNoCap
   std::vector<std::uint16_t> row_of;  ///< row number per (stream, KV head), in table order
   std::vector<std::int8_t> rows;      ///< [row][token] offsets in half bits
 

@@ -124,6 +124,13 @@ class MemorySink final : public RandomSink {
   std::uint64_t position_ = 0;
 };
 
+/// Memory for scratch; without functions the library's own. Called from whatever threads run tasks.
+struct Allocator {
+  void* (*allocate)(void* user, std::size_t size, std::size_t alignment) = nullptr;  ///< nullptr: out_of_memory
+  void (*release)(void* user, void* pointer, std::size_t size) = nullptr;
+  void* user = nullptr;
+};
+
 /// Runs task(context, i) for every i below count, on threads or not, and returns when all are done.
 /// The library starts no thread of its own; without one it runs them in order.
 struct ParallelFor {

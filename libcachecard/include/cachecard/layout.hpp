@@ -42,8 +42,9 @@ constexpr Field<Record, Member> field(std::string_view name, Member Record::* me
 }
 
 template <class Record, class Member>
-constexpr Field<Record, Member> reserved(std::string_view name, Member Record::* member) {
-  return {name, member, Rule::kReservedZero, Unit::kNone, 1};
+constexpr Field<Record, Member> reserved(std::string_view name, Member Record::* member,
+                                         std::uint16_t since_minor = 1) {
+  return {name, member, Rule::kReservedZero, Unit::kNone, since_minor};
 }
 
 /// Specialised in records.hpp: `name` and `fields` of each record, the one definition of the layout.

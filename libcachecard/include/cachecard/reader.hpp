@@ -10,6 +10,8 @@
 
 namespace cachecard {
 
+class ContextCache;
+
 /// Pages of a paged cache: token t of a request lies in pages[t / page_size], at row t % page_size.
 struct BlockTable {
   std::uint64_t page_size = 0;            ///< tokens in a page
@@ -90,21 +92,29 @@ class CardReader {
   Status read_rows(std::size_t stream_index, std::uint64_t first_token, std::uint64_t token_count,
                    std::span<std::byte> out, std::span<std::byte> scratch) const;
 
-  /// Decodes values. Work is spread by chunk over parallel; scratch is allocated once per task.
+  /// Decodes values. Work is spread by chunk over parallel; each task takes its scratch from allocator.
   /// Shape:  target (token, head, channel) of the request
   /// Units:  the model's activations
   /// Errors: as read_rows
-  Status decode(const DecodeRequest& request, const DecodeTarget& target,
-                const ParallelFor& parallel = {}) const;
+  Status decode(const DecodeRequest& request, const DecodeTarget& target, const ParallelFor& parallel = {},
+                const Allocator& allocator = {}) const;
+
+  /// Most that the squared errors of a frame's values can add up to, in units of the values squared, before rounding to
+  /// the element type; 0 for exact codecs. Makes read_rows' checks.   Spec: CODECS.md#planes
+  Result<double> squared_error_bound(std::size_t frame) const;
 
   /// Bytes [offset, offset + out.size()) of an opaque stream.
   Status read_opaque(std::size_t stream_index, std::uint64_t offset, std::span<std::byte> out) const;
 
+  /// Sections that chunks name, opened and kept. Of the library's own sources only.
+  ContextCache& contexts() const { return *contexts_; }
+
  private:
-  CardReader() = default;
+  CardReader();
   void index_chunks();
-  /// Rotation stands in the header and in the parameters that chunks name: both must agree.
-  Status check_rotation() const;
+  /// What the header and the parameters that chunks name both say must agree.
+  Status check_parameters() const;
+  std::shared_ptr<ContextCache> contexts_;
   const ByteSource* source_ = nullptr;
   Limits limits_;
   Prologue prologue_;

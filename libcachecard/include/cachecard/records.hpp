@@ -212,7 +212,8 @@ struct FrameHeader {
   std::uint64_t parameter_digest = 0;
   std::uint64_t map_digest = 0;
   std::uint64_t offset = 0;
-  std::array<std::uint8_t, 44> reserved{};
+  std::uint64_t digest_size = 0;  ///< bytes that stored_digest covers: stored_size, but for planes
+  std::array<std::uint8_t, 36> reserved{};
   std::uint32_t check = 0;
 };
 template <>
@@ -235,6 +236,7 @@ struct Layout<FrameHeader> {
       field("parameter_digest", &FrameHeader::parameter_digest),
       field("map_digest", &FrameHeader::map_digest),
       field("offset", &FrameHeader::offset, Rule::kValue, Unit::kBytes),
+      field("digest_size", &FrameHeader::digest_size, Rule::kValue, Unit::kBytes, 2),
       reserved("reserved", &FrameHeader::reserved),
       field("check", &FrameHeader::check)};
 };
@@ -281,8 +283,8 @@ struct Layout<PositionRun> {
 };
 static_assert(encoded_size<PositionRun>() == 24);
 
-/// bit_width_map section: this, then base widths (u8 a stream of the header's table), row numbers
-/// (u16 a stream and KV head), rows (i8 a token of the segment), the latter two as `encoding` says.
+/// bit_width_map section: this, then base widths and caps (u8 a stream of the header's table), row numbers
+/// (u16 a stream and KV head), rows (i8 a token of the segment), all of them as `encoding` says.
 struct MapHeader {
   std::uint32_t record_size = 32;
   std::uint32_t base_count = 0;
@@ -337,6 +339,40 @@ struct Layout<ParameterHeader> {
       reserved("reserved2", &ParameterHeader::reserved2)};
 };
 static_assert(encoded_size<ParameterHeader>() == 64);
+
+/// Begins the payload of a planes chunk. spec: CODECS.md#planes
+struct PlanesRecord {
+  std::uint32_t record_size = 32;
+  std::uint32_t plane_count = 0;
+  std::uint32_t exact_count = 0;
+  std::uint32_t coded_count = 0;
+  std::array<std::uint8_t, 16> reserved{};
+};
+template <>
+struct Layout<PlanesRecord> {
+  static constexpr std::string_view name = "planes";
+  static constexpr auto fields = std::tuple{
+      field("record_size", &PlanesRecord::record_size, Rule::kValue, Unit::kBytes, 2),
+      field("plane_count", &PlanesRecord::plane_count, Rule::kValue, Unit::kNone, 2),
+      field("exact_count", &PlanesRecord::exact_count, Rule::kValue, Unit::kTokens, 2),
+      field("coded_count", &PlanesRecord::coded_count, Rule::kValue, Unit::kTokens, 2),
+      reserved("reserved", &PlanesRecord::reserved, 2)};
+};
+static_assert(encoded_size<PlanesRecord>() == 32);
+
+/// One plane of a planes chunk: its bytes follow the head, in table order.
+struct PlaneRecord {
+  std::uint64_t size = 0;
+  std::uint64_t digest = 0;
+};
+template <>
+struct Layout<PlaneRecord> {
+  static constexpr std::string_view name = "plane";
+  static constexpr auto fields =
+      std::tuple{field("size", &PlaneRecord::size, Rule::kValue, Unit::kBytes, 2),
+                 field("digest", &PlaneRecord::digest, Rule::kValue, Unit::kNone, 2)};
+};
+static_assert(encoded_size<PlaneRecord>() == 16);
 
 /// rope_table section: this, then pair_count inverse frequencies (f64).
 struct RopeTableHeader {
@@ -584,6 +620,8 @@ constexpr void for_each_record(Visit&& visit) {
   visit.template operator()<PositionRun>();
   visit.template operator()<MapHeader>();
   visit.template operator()<ParameterHeader>();
+  visit.template operator()<PlanesRecord>();
+  visit.template operator()<PlaneRecord>();
   visit.template operator()<RopeTableHeader>();
   visit.template operator()<SourceLayoutHeader>();
   visit.template operator()<SourceOperation>();

@@ -8,7 +8,7 @@ namespace cachecard {
 
 /// Format version that this library writes and reads. spec: FORMAT.md#versions
 inline constexpr std::uint16_t kFormatMajor = 0;
-inline constexpr std::uint16_t kFormatMinor = 1;
+inline constexpr std::uint16_t kFormatMinor = 2;
 
 /// What a frame holds. Numbers are never reused. spec: FORMAT.md#section-types
 enum class SectionType : std::uint16_t {
@@ -79,7 +79,8 @@ inline constexpr std::uint16_t kFrameFlagsKnown = 3;
 /// prologue.required_features: "may occur". spec: FORMAT.md#features
 inline constexpr std::uint64_t kFeatureGgml = 1u << 0;
 inline constexpr std::uint64_t kFeatureZstd = 1u << 1;
-inline constexpr std::uint64_t kRequiredFeaturesKnown = 3;
+inline constexpr std::uint64_t kFeaturePlanes = 1u << 2;
+inline constexpr std::uint64_t kRequiredFeaturesKnown = 7;
 
 /// prologue.optional_features
 inline constexpr std::uint64_t kFeatureText = 1u << 0;
@@ -96,6 +97,9 @@ inline constexpr std::uint32_t kNoSegment = 0xFFFFFFFFu;
 inline constexpr std::int8_t kOffsetExact = 127;
 inline constexpr std::int8_t kOffsetFine = 126;
 inline constexpr std::int8_t kOffsetAbsent = -128;
+
+/// A stream of the map from which no planes were dropped.
+inline constexpr std::uint8_t kNoCap = 255;
 
 /// Properties of an element type. Blocks hold block_elements values in block_bytes bytes.
 struct DTypeInfo {

@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -28,10 +29,27 @@ Result<EncodedSection> encode_chunk(const CardHeader& header, std::size_t stream
                                     FrameHeader frame, std::span<const std::byte> rows,
                                     int zstd_level = 3);
 
+/// Why a chunk that was to be planes is raw. spec: CODECS.md#planes-encode
+enum class RawReason : std::uint8_t {
+  kNonFinite,   ///< a NaN or an infinity, and PlanesOptions::keep_nonfinite
+  kOutOfReach,  ///< a head vector that the scale does not reach
+  kWorse,       ///< at 8 bits, and q8_0 would keep it better for its size
+};
+std::string_view name_of(RawReason reason) noexcept;
+
+struct RawChunk {
+  std::uint32_t layer = 0;
+  StreamKind stream = StreamKind::kKey;
+  std::uint64_t first_token = 0;
+  std::uint64_t token_count = 0;
+  RawReason reason = RawReason::kOutOfReach;
+};
+
 struct WriteReport {
   Digest128 root{};
   std::uint64_t file_size = 0;
   Summary summary;
+  std::vector<RawChunk> raw_chunks;  ///< of write_card with planes: what was kept raw, in file order
 };
 
 /// Writes a card in one forward pass. Every frame header is held to the reader's own rules before
@@ -85,7 +103,23 @@ class CacheSource {
   virtual std::string_view text() const { return {}; }
 };
 
+/// Bits of one token, 1 to 8; 0: exact.
+struct TokenBits {
+  std::uint8_t key = 0;  ///< latent too
+  std::uint8_t value = 0;
+};
+
+/// Lossy coding as bit planes. spec: CODECS.md#planes
+struct PlanesOptions {
+  std::uint8_t key_bits = 4;  ///< latent too
+  std::uint8_t value_bits = 3;
+  std::uint64_t exact_tokens = 4;      ///< first tokens of the card that stay as they are: attention sinks
+  std::vector<TokenBits> token_bits;   ///< one a token of the card, in place of the three above; empty: none
+  bool keep_nonfinite = false;         ///< keep a chunk with NaN or infinite values raw; else non_finite
+};
+
 struct CardOptions {
+  std::optional<PlanesOptions> planes;        ///< of f32, f16 and bf16 streams; absent: raw
   Compressor compressor = Compressor::kNone;  ///< of chunks
   int zstd_level = 3;
   std::uint64_t chunk_tokens = 2048;
@@ -98,7 +132,9 @@ struct CardOptions {
   std::function<bool(std::uint64_t done, std::uint64_t total)> progress;
 };
 
-/// Writes source as a card: `raw` for f32, f16 and bf16 streams, `ggml` for block types.
+/// Writes source as a card: `raw` or `planes` for f32, f16 and bf16 streams, `ggml` for block types.
+/// planes reads every row twice: once for the means, once to code it. Errors: those of source and sink, non_finite
+/// (naming layer, head and token), invalid_argument (bits out of range, token_bits of another length)
 /// Memory: CardOptions::parallel.width chunks (read and encoded) and the small sections.
 Result<WriteReport> write_card(const CacheSource& source, ByteSink& sink,
                                const CardOptions& options = {});

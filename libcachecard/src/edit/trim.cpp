@@ -3,14 +3,13 @@
 
 #include "cachecard/digest.hpp"
 #include "cachecard/edit.hpp"
+#include "edit/cut.hpp"
+#include "format/planes_layout.hpp"
 #include "format/record_check.hpp"
+#include "reader/chunk_rows.hpp"
 
 namespace cachecard {
 namespace {
-
-bool is_opaque(const StreamRecord& stream) {
-  return stream.stream == static_cast<std::uint8_t>(StreamKind::kOpaque);
-}
 
 bool is_type(const FrameHeader& frame, SectionType type) {
   return frame.section_type == static_cast<std::uint16_t>(type);
@@ -19,58 +18,6 @@ bool is_type(const FrameHeader& frame, SectionType type) {
 template <class T>
 Status outcome(const Result<T>& result) {
   if (!result) return result.error();
-  return {};
-}
-
-/// The tokens and layers that stay; token numbers of the new card are `first` less.
-struct Cut {
-  std::uint64_t first = 0;
-  std::uint64_t end = 0;
-  std::uint32_t first_layer = 0;
-  std::uint32_t end_layer = 0;
-  bool whole_tokens = false;
-  bool whole_layers = false;
-
-  bool keeps_layer(std::uint32_t layer) const { return layer >= first_layer && layer < end_layer; }
-  /// [from, from + count) cut to what stays, in new token numbers.
-  TokenSpan clip(std::uint64_t from, std::uint64_t count) const {
-    const std::uint64_t lo = std::clamp(from, first, end);
-    const std::uint64_t hi = std::clamp(from + count, first, end);
-    return {lo - first, hi - lo};
-  }
-};
-
-Result<Cut> plan_cut(const CardHeader& header, const TrimOptions& options) {
-  Cut cut{options.first_token, options.end_token.value_or(header.token_count), options.first_layer,
-          options.end_layer.value_or(header.layer_count)};
-  if (cut.first >= cut.end || cut.end > header.token_count) {
-    return Error{ErrorCode::kInvalidArgument, kNoOffset, "--tokens",
-                 "found " + std::to_string(cut.first) + ":" + std::to_string(cut.end) +
-                     ", allowed a part of 0:" + std::to_string(header.token_count)};
-  }
-  if (cut.first_layer >= cut.end_layer || cut.end_layer > header.layer_count) {
-    return Error{ErrorCode::kInvalidArgument, kNoOffset, "--layers",
-                 "found " + std::to_string(cut.first_layer) + ":" + std::to_string(cut.end_layer) +
-                     ", allowed a part of 0:" + std::to_string(header.layer_count)};
-  }
-  cut.whole_tokens = cut.first == 0 && cut.end == header.token_count;
-  cut.whole_layers = cut.first_layer == 0 && cut.end_layer == header.layer_count;
-  return cut;
-}
-
-/// spec: FORMAT.md#restorable-prefixes
-Status check_restorable(const CardHeader& header, const Cut& cut) {
-  const bool opaque = std::any_of(header.streams.begin(), header.streams.end(), is_opaque);
-  if (opaque && !(cut.whole_tokens && cut.whole_layers)) {
-    return Error{ErrorCode::kNotRestorable, kNoOffset, "stream.opaque", "opaque state cannot be cut"};
-  }
-  if (header.restorable == Restorable::kWholeOnly && !cut.whole_tokens) {
-    return Error{ErrorCode::kNotRestorable, kNoOffset, "header.restorable", "only the whole can be restored"};
-  }
-  if (header.restorable == Restorable::kFromCount && cut.end < header.restorable_from) {
-    return Error{ErrorCode::kNotRestorable, kNoOffset, "header.restorable_from",
-                 found_allowed(cut.end, "at least " + std::to_string(header.restorable_from))};
-  }
   return {};
 }
 
@@ -87,6 +34,9 @@ class Trimmer {
   Status add_map(CardWriter& writer, std::uint32_t new_segment, FrameHeader frame);
   Status add_chunk(CardWriter& writer, std::size_t index);
   Status add_cut_chunk(CardWriter& writer, const FrameHeader& old, FrameHeader frame, TokenSpan span);
+  Status add_cut_planes(CardWriter& writer, const FrameHeader& old, FrameHeader frame, TokenSpan span);
+  bool is_lowered(const FrameHeader& old, const FrameHeader& frame) const;
+  std::uint8_t new_cap(const BitWidthMap& map, std::uint32_t stream) const;
   Status add_provenance(CardWriter& writer);
   Status copy_named(CardWriter& writer, std::size_t index);
   Status add_parameters(CardWriter& writer, const FrameHeader& frame, std::size_t index);
@@ -103,6 +53,7 @@ class Trimmer {
   std::vector<std::int32_t> token_ids_;
   std::vector<std::int32_t> positions_;
   std::map<std::uint32_t, std::uint64_t> map_digest_;  ///< by new segment
+  std::map<std::uint32_t, BitWidthMap> maps_;          ///< by new segment, where planes may be
   std::map<std::uint64_t, std::uint64_t> positions_digest_;   ///< old -> new
   std::map<std::uint64_t, std::uint64_t> parameters_digest_;  ///< old -> new
   TrimReport report_;
@@ -141,6 +92,19 @@ CardHeader Trimmer::make_header(std::span<const std::int32_t> positions) {
   return header;
 }
 
+/// The lower of what the stream has and what is asked for.
+std::uint8_t Trimmer::new_cap(const BitWidthMap& map, std::uint32_t stream) const {
+  const StreamRecord& record = card_.header().streams[stream];
+  const auto& asked =
+      record.stream == static_cast<std::uint8_t>(StreamKind::kValue) ? options_.value_bits : options_.key_bits;
+  const auto chunks = card_.chunks(stream);
+  const bool planes = std::any_of(chunks.begin(), chunks.end(), [&](std::uint32_t frame) {
+    return card_.frames()[frame].codec == static_cast<std::uint8_t>(Codec::kPlanes);
+  });
+  if (!asked || !planes) return map.cap[stream];
+  return std::min(map.cap[stream], static_cast<std::uint8_t>(2 * *asked));
+}
+
 Status Trimmer::add_map(CardWriter& writer, std::uint32_t new_segment, FrameHeader frame) {
   auto old = card_.map(old_segment_[new_segment]);
   if (!old) return old.error();
@@ -150,6 +114,7 @@ Status Trimmer::add_map(CardWriter& writer, std::uint32_t new_segment, FrameHead
   map.token_count = header_.segments[new_segment].token_count;
   for (std::uint32_t stream : kept_streams_) {
     map.base.push_back(old->base[stream]);
+    map.cap.push_back(new_cap(*old, stream));
     const std::size_t first = BitWidthMap::first_use(card_.header(), stream);
     const std::size_t end = BitWidthMap::first_use(card_.header(), stream + 1);
     map.row_of.insert(map.row_of.end(), old->row_of.begin() + static_cast<std::ptrdiff_t>(first),
@@ -162,6 +127,7 @@ Status Trimmer::add_map(CardWriter& writer, std::uint32_t new_segment, FrameHead
   auto written = writer.add(frame, encode_map(map));
   if (!written) return written.error();
   map_digest_[new_segment] = written->stored_digest;
+  if ((card_.prologue().required_features & kFeaturePlanes) != 0) maps_[new_segment] = std::move(map);
   return {};
 }
 
@@ -217,6 +183,8 @@ Status Trimmer::add_parameters(CardWriter& writer, const FrameHeader& frame, std
     return copy_section(writer, frame, index);
   }
   const auto positions = positions_digest_.find(record.positions_digest);
+  const bool planes = record.codec == static_cast<std::uint8_t>(Codec::kPlanes);
+  if (planes && positions == positions_digest_.end()) return {};  // of a segment that is gone: nobody names them
   record.positions_digest = positions == positions_digest_.end() ? 0 : positions->second;
   record.references_digest = 0;
   const std::vector<std::byte> payload = encode_parameters(*parameters);
@@ -229,7 +197,41 @@ Status Trimmer::add_parameters(CardWriter& writer, const FrameHeader& frame, std
   return again ? Status() : outcome(writer.add(anew, payload));
 }
 
+/// Whether the chunk has planes that the new map no longer gives it.
+bool Trimmer::is_lowered(const FrameHeader& old, const FrameHeader& frame) const {
+  if (old.codec != static_cast<std::uint8_t>(Codec::kPlanes)) return false;
+  const auto kind = static_cast<StreamKind>(old.stream);
+  const std::size_t before = *card_.header().stream_index(old.layer, kind);
+  const std::size_t after = *header_.stream_index(old.layer, kind);
+  const auto map = card_.map(old.segment);
+  return !map || map->cap[before] != maps_.at(frame.segment).cap[after];
+}
+
+/// Codes and scales of the kept tokens are moved; planes that go are left behind.
+Status Trimmer::add_cut_planes(CardWriter& writer, const FrameHeader& old, FrameHeader frame, TokenSpan span) {
+  const std::size_t stream = *card_.header().stream_index(old.layer, static_cast<StreamKind>(old.stream));
+  std::vector<std::byte> scratch(card_.scratch_bytes(stream));
+  auto rows = ChunkRows::open(card_, old, scratch);
+  if (!rows) return rows.error();
+  frame.first_token = span.first_token;
+  frame.token_count = span.token_count;
+  auto kept = planes_tokens(header_, maps_.at(frame.segment), frame);
+  if (!kept) return kept.error();
+  EncodedSection section;
+  section.buffer = cut_planes(*rows->planes_chunk(), span.first_token + cut_.first - old.first_token, *kept,
+                              frame.digest_size);
+  section.stored = section.buffer;
+  frame.stored_size = frame.decoded_size = section.buffer.size();
+  frame.stored_digest = digest64(section.stored.first(frame.digest_size));
+  section.frame = frame;
+  return outcome(writer.append(section));
+}
+
 Status Trimmer::add_cut_chunk(CardWriter& writer, const FrameHeader& old, FrameHeader frame, TokenSpan span) {
+  if (old.codec == static_cast<std::uint8_t>(Codec::kPlanes)) {
+    ++report_.cut_chunks;
+    return add_cut_planes(writer, old, frame, span);
+  }
   const auto kind = static_cast<StreamKind>(old.stream);
   const std::size_t old_stream = *card_.header().stream_index(old.layer, kind);
   const std::size_t new_stream = *header_.stream_index(old.layer, kind);
@@ -259,6 +261,10 @@ Status Trimmer::add_chunk(CardWriter& writer, std::size_t index) {
   if (frame.parameter_digest != 0) frame.parameter_digest = parameters_digest_.at(frame.parameter_digest);
   if (!opaque && span.token_count != old.token_count) return add_cut_chunk(writer, old, frame, span);
   frame.first_token = opaque ? 0 : span.first_token;
+  if (is_lowered(old, frame)) {
+    ++report_.lowered_chunks;
+    return add_cut_planes(writer, old, frame, span);
+  }
   ++report_.copied_chunks;
   return copy_section(writer, frame, index);
 }
@@ -273,6 +279,10 @@ Status Trimmer::add_provenance(CardWriter& writer) {
   entry.parent_root = card_.trailer().root;
   entry.text = "trim tokens " + std::to_string(cut_.first) + ":" + std::to_string(cut_.end) + " layers " +
                std::to_string(cut_.first_layer) + ":" + std::to_string(cut_.end_layer);
+  if (options_.key_bits || options_.value_bits) {
+    const auto bits = [](const auto& b) { return b ? std::to_string(*b) : std::string("all"); };
+    entry.text += " bits " + bits(options_.key_bits) + "," + bits(options_.value_bits);
+  }
   entries->push_back(std::move(entry));
   return outcome(writer.add(make_frame(SectionType::kProvenance), encode_provenance(*entries)));
 }

@@ -17,6 +17,8 @@ std::uint64_t stream_key(std::uint32_t layer, std::uint8_t stream) {
   return std::uint64_t{layer} << 8 | stream;
 }
 
+bool is_planes(const FrameHeader& frame) { return frame.codec == static_cast<std::uint8_t>(Codec::kPlanes); }
+
 SectionType type_of(const FrameHeader& frame) { return static_cast<SectionType>(frame.section_type); }
 
 }  // namespace
@@ -76,6 +78,12 @@ Status FrameWalk::check_sizes(const FrameHeader& frame) const {
   if (frame.decoded_size > limit) {
     return frame_error(ErrorCode::kLimitExceeded, frame, &FrameHeader::decoded_size,
                        found_allowed(frame.decoded_size, std::to_string(limit)));
+  }
+  const bool head_only = type_of(frame) == SectionType::kChunk && is_planes(frame);
+  if (head_only ? frame.digest_size > frame.stored_size : frame.digest_size != frame.stored_size) {
+    return frame_error(ErrorCode::kBadSize, frame, &FrameHeader::digest_size,
+                       found_allowed(frame.digest_size, (head_only ? "at most " : "") +
+                                                            std::to_string(frame.stored_size)));
   }
   return {};
 }
@@ -195,6 +203,7 @@ Status FrameWalk::check_features(const FrameHeader& frame, const SectionRule& ru
   if (rule.type == SectionType::kChunk && frame.codec == static_cast<std::uint8_t>(Codec::kGgml)) {
     required |= kFeatureGgml;
   }
+  if (rule.type == SectionType::kChunk && is_planes(frame)) required |= kFeaturePlanes;
   if ((prologue_.required_features & required) == required &&
       (prologue_.optional_features & rule.optional_feature) == rule.optional_feature) {
     return {};
@@ -238,18 +247,22 @@ Status FrameWalk::check_opaque(const FrameHeader& frame, const StreamRecord& str
 
 Status FrameWalk::check_chunk_codec(const FrameHeader& frame, const StreamRecord& stream) const {
   const auto codec = static_cast<Codec>(frame.codec);
-  if (codec != Codec::kRaw && codec != Codec::kGgml) {
+  if (codec != Codec::kRaw && codec != Codec::kGgml && codec != Codec::kPlanes) {
     return frame_error(ErrorCode::kUnsupportedCodec, frame, &FrameHeader::codec,
-                       found_allowed(frame.codec, "0 (raw) or 1 (ggml)"));
+                       found_allowed(frame.codec, "0 (raw), 1 (ggml) or 2 (planes)"));
   }
   if (frame.dtype != stream.dtype) {
     return frame_error(ErrorCode::kCorrupt, frame, &FrameHeader::dtype,
                        found_allowed(frame.dtype, std::to_string(stream.dtype)));
   }
   const DTypeInfo& info = *dtype_info(static_cast<DType>(frame.dtype));
-  if (codec == Codec::kRaw && info.block_elements != 1) {
+  if (codec != Codec::kGgml && info.block_elements != 1) {
     return frame_error(ErrorCode::kCorrupt, frame, &FrameHeader::codec,
-                       "raw holds f32, f16 and bf16, not " + std::string(info.name));
+                       std::string(name_of(codec)) + " holds f32, f16 and bf16, not " + std::string(info.name));
+  }
+  if (codec == Codec::kPlanes && frame.compressor != 0) {
+    return frame_error(ErrorCode::kCorrupt, frame, &FrameHeader::compressor,
+                       found_allowed(frame.compressor, "0 for planes"));
   }
   if (frame.compressor == static_cast<std::uint8_t>(Compressor::kSplitZstd) &&
       info.block_elements != 1) {
@@ -268,10 +281,11 @@ Status FrameWalk::check_chunk_references(const FrameHeader& frame, const StreamR
   const bool named = frame.parameter_digest != 0;
   const bool found = placed_.contains(
       {static_cast<std::uint16_t>(SectionType::kParameters), frame.parameter_digest});
-  if (named != (stream.hadamard_size > 1) || named != found) {
+  const bool needed = stream.hadamard_size > 1 || is_planes(frame);
+  if (named != needed || named != found) {
     return frame_error(ErrorCode::kCorrupt, frame, &FrameHeader::parameter_digest,
-                       stream.hadamard_size > 1 ? "no such parameters section stands before"
-                                                : "found a digest, allowed 0 without rotation");
+                       needed ? "no such parameters section stands before"
+                              : "found a digest, allowed 0 without rotation");
   }
   return {};
 }
@@ -292,15 +306,19 @@ Status FrameWalk::check_chunk_rows(const FrameHeader& frame, const StreamRecord&
                                                             std::to_string(end)));
   }
   const std::uint64_t size = frame.token_count * row_bytes(stream, static_cast<DType>(frame.dtype));
-  if (frame.decoded_size != size) {
+  if (!is_planes(frame) && frame.decoded_size != size) {
     return frame_error(ErrorCode::kBadSize, frame, &FrameHeader::decoded_size,
                        found_allowed(frame.decoded_size, std::to_string(size)));
   }
   next += frame.token_count;
   const std::uint64_t values = frame.token_count * row_elements(stream);
   value_count_ += values;
-  widths_[{frame.stream, dtype_info(static_cast<DType>(frame.dtype))->width_half_bits}] += values;
+  if (!is_planes(frame)) count_width(frame, dtype_info(static_cast<DType>(frame.dtype))->width_half_bits, values);
   return {};
+}
+
+void FrameWalk::count_width(const FrameHeader& frame, std::uint8_t width, std::uint64_t values) {
+  widths_[{frame.stream, width}] += values;
 }
 
 void FrameWalk::account(const FrameHeader& frame) {

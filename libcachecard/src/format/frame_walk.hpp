@@ -22,6 +22,9 @@ class FrameWalk {
   /// bytes: the frame header as it stands in the file. Errors: see FORMAT.md#frame-checks
   Status accept(const FrameHeader& frame, std::span<const std::byte> bytes);
 
+  /// Adds values of a planes chunk to the summary's widths: they stand in the map, which this does not see.
+  void count_width(const FrameHeader& frame, std::uint8_t width, std::uint64_t values);
+
   /// After the directory: every stream covered, every section there that must be.
   Status finish() const;
 

@@ -88,6 +88,7 @@ BitWidthMap uniform_map(const CardHeader& header, std::uint64_t token_count) {
   map.token_count = token_count;
   for (const StreamRecord& stream : header.streams) {
     map.base.push_back(dtype_info(static_cast<DType>(stream.dtype))->width_half_bits);
+    map.cap.push_back(kNoCap);
   }
   map.row_of.assign(BitWidthMap::first_use(header, header.streams.size()), 0);
   map.rows.assign(token_count, 0);
@@ -97,6 +98,7 @@ BitWidthMap uniform_map(const CardHeader& header, std::uint64_t token_count) {
 std::vector<std::byte> encode_map(const BitWidthMap& map) {
   ByteWriter plain;
   plain.numbers(std::span(map.base));
+  plain.numbers(std::span(map.cap));
   plain.numbers(std::span(map.row_of));
   plain.numbers(std::span(map.rows));
   const std::vector<std::byte> body = plain.take();
@@ -121,7 +123,7 @@ Result<BitWidthMap> parse_map(std::span<const std::byte> payload, const CardHead
   const auto record = load<MapHeader>(payload);
   if (Status s = check_map_record(record, header, token_count); !s) return s.error();
   const auto row_bytes = checked_mul(record.row_count, token_count);
-  const std::uint64_t fixed = record.base_count + 2ull * record.use_count;
+  const std::uint64_t fixed = 2ull * record.base_count + 2ull * record.use_count;
   if (!row_bytes || *row_bytes > limits.map_bytes - std::min(limits.map_bytes, fixed)) {
     return field_error(ErrorCode::kLimitExceeded, kNoOffset, &MapHeader::row_count,
                        found_allowed(record.row_count, std::to_string(limits.map_bytes) + " bytes"));
@@ -141,7 +143,8 @@ Result<BitWidthMap> parse_map(std::span<const std::byte> payload, const CardHead
   BitWidthMap map;
   map.token_count = token_count;
   map.base = load_numbers<std::uint8_t>(body_bytes.first(record.base_count));
-  map.row_of = load_numbers<std::uint16_t>(body_bytes.subspan(record.base_count, 2ull * record.use_count));
+  map.cap = load_numbers<std::uint8_t>(body_bytes.subspan(record.base_count, record.base_count));
+  map.row_of = load_numbers<std::uint16_t>(body_bytes.subspan(2ull * record.base_count, 2ull * record.use_count));
   map.rows = load_numbers<std::int8_t>(body_bytes.subspan(fixed));
   for (std::uint16_t row : map.row_of) {
     if (row >= record.row_count && !(row == 0 && token_count == 0)) {

@@ -5,10 +5,13 @@
 #include "base/checked.hpp"
 #include "cachecard/card.hpp"
 #include "format/header_checks.hpp"
+#include "format/planes_layout.hpp"
 #include "format/record_check.hpp"
 
 namespace cachecard {
 namespace {
+
+constexpr double kMostFrequency = 1024.0;  ///< radians a position: angles of any i32 position stay exact in f64
 
 Error section_error(ErrorCode code, std::string_view section, std::string detail) {
   return {code, kNoOffset, std::string(section), std::move(detail)};
@@ -40,6 +43,39 @@ Status check_run(const PositionRun& run) {
       !inside(run.first_position + run.step * static_cast<std::int64_t>(run.token_count - 1))) {
     return field_error(ErrorCode::kCorrupt, kNoOffset, &PositionRun::first_position,
                        "positions leave 32 bits");
+  }
+  return {};
+}
+
+/// What planes ask of their parameters, whatever the stream. spec: CODECS.md#parameters-of-planes
+Status check_planes_record(const ParameterHeader& record, std::span<const std::byte> data) {
+  const bool removed = record.rope_removed == 1;
+  if ((record.rope_table_digest != 0) != removed) {
+    return field_error(ErrorCode::kCorrupt, kNoOffset, &ParameterHeader::rope_table_digest,
+                       removed ? "RoPE was removed, and no table puts it back" : "a table without rope_removed");
+  }
+  if ((record.positions_digest != 0) != removed) {
+    return field_error(ErrorCode::kCorrupt, kNoOffset, &ParameterHeader::positions_digest,
+                       removed ? "RoPE was removed, and no positions put it back" : "positions without rope_removed");
+  }
+  if (record.references_digest != 0) {
+    return field_error(ErrorCode::kCorrupt, kNoOffset, &ParameterHeader::references_digest,
+                       "planes have no references");
+  }
+  if (record.hadamard_size > kLargestPlanesHadamard) {
+    return field_error(ErrorCode::kCorrupt, kNoOffset, &ParameterHeader::hadamard_size,
+                       found_allowed(record.hadamard_size, "at most " + std::to_string(kLargestPlanesHadamard)));
+  }
+  if (record.part_count > kMostPlanesParts) {
+    return field_error(ErrorCode::kLimitExceeded, kNoOffset, &ParameterHeader::part_count,
+                       found_allowed(record.part_count, "at most " + std::to_string(kMostPlanesParts)));
+  }
+  if (data.size() % 2 != 0) {
+    return field_error(ErrorCode::kBadSize, kNoOffset, &ParameterHeader::data_size,
+                       found_allowed(data.size(), "means of two bytes"));
+  }
+  for (const std::uint16_t mean : load_numbers<std::uint16_t>(data)) {
+    if ((mean & 0x7C00u) == 0x7C00u) return section_error(ErrorCode::kNonFinite, "parameters", "a mean");
   }
   return {};
 }
@@ -83,6 +119,9 @@ Result<Parameters> parse_parameters(std::span<const std::byte> payload) {
     rest = rest.subspan(encoded_size<PartRecord>());
   }
   parameters.data.assign(rest.begin(), rest.end());
+  if (record->codec == static_cast<std::uint8_t>(Codec::kPlanes)) {
+    if (Status s = check_planes_record(*record, parameters.data); !s) return s.error();
+  }
   return parameters;
 }
 
@@ -111,10 +150,19 @@ Result<RopeTable> parse_rope_table(std::span<const std::byte> payload) {
     return field_error(ErrorCode::kCorrupt, kNoOffset, &RopeTableHeader::rotated_width,
                        found_allowed(record->rotated_width, "two channels a pair"));
   }
+  if (!std::isfinite(record->magnitude)) {
+    return field_error(ErrorCode::kNonFinite, kNoOffset, &RopeTableHeader::magnitude, "it is not a finite number");
+  }
+  if (record->magnitude <= 0.0) {
+    return field_error(ErrorCode::kCorrupt, kNoOffset, &RopeTableHeader::magnitude,
+                       "found " + std::to_string(record->magnitude) + ", allowed above 0");
+  }
   RopeTable table{*record, load_numbers<double>(payload.subspan(encoded_size<RopeTableHeader>()))};
   for (double frequency : table.inverse_frequencies) {
-    if (!std::isfinite(frequency) || !std::isfinite(record->magnitude)) {
-      return section_error(ErrorCode::kNonFinite, "rope_table", "a frequency or the magnitude");
+    if (!std::isfinite(frequency)) return section_error(ErrorCode::kNonFinite, "rope_table", "a frequency");
+    if (frequency <= 0.0 || frequency > kMostFrequency) {
+      return section_error(ErrorCode::kCorrupt, "rope_table",
+                           "found a frequency of " + std::to_string(frequency) + ", allowed above 0, up to 1024");
     }
   }
   return table;

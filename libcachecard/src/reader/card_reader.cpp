@@ -7,6 +7,7 @@
 #include "format/frame_walk.hpp"
 #include "format/framing.hpp"
 #include "format/record_check.hpp"
+#include "reader/chunk_context.hpp"
 #include "reader/payload.hpp"
 
 namespace cachecard {
@@ -77,6 +78,10 @@ Result<FrameHeader> read_frame(const ByteSource& source, std::uint64_t offset, F
   if (!span_within(offset + kFrameHeaderSize, frame->stored_size, end)) {
     return field_error(ErrorCode::kBadSize, offset, &FrameHeader::stored_size, "the payload leaves the file");
   }
+  if (frame->digest_size != frame->stored_size) {  // summary and directory: FrameWalk has not seen them yet
+    return field_error(ErrorCode::kBadSize, offset, &FrameHeader::digest_size,
+                       found_allowed(frame->digest_size, std::to_string(frame->stored_size)));
+  }
   return *frame;
 }
 
@@ -135,6 +140,8 @@ Result<CardFacts> read_facts(const ByteSource& source, const Limits& limits) {
   return CardFacts{opening->prologue, std::move(opening->header), opening->trailer, std::move(*summary)};
 }
 
+CardReader::CardReader() : contexts_(std::make_shared<ContextCache>()) {}
+
 Result<CardReader> CardReader::open(const ByteSource& source, const Limits& limits) {
   auto opening = open_ends(source, limits);
   if (!opening) return opening.error();
@@ -169,7 +176,7 @@ Result<CardReader> CardReader::open(const ByteSource& source, const Limits& limi
                        "prologue, header and frames do not match");
   }
   reader.index_chunks();
-  if (Status s = reader.check_rotation(); !s) return s.error();
+  if (Status s = reader.check_parameters(); !s) return s.error();
   return reader;
 }
 
@@ -187,25 +194,23 @@ void CardReader::index_chunks() {
   }
 }
 
-Status CardReader::check_rotation() const {
-  std::map<std::uint64_t, std::uint32_t> rotation_of;  // parameters' digest -> Hadamard n
+Status CardReader::check_parameters() const {
+  std::map<std::uint64_t, ParameterHeader> by_digest;
   for (std::size_t i = 0; i < frames_.size(); ++i) {
     if (frames_[i].section_type != static_cast<std::uint16_t>(SectionType::kParameters)) continue;
     auto payload = read_section(i);
     if (!payload) return payload.error();
     auto parsed = parse_parameters(*payload);
     if (!parsed) return at_payload(parsed.error(), frames_[i]);
-    rotation_of[frames_[i].stored_digest] = parsed->record.hadamard_size;
+    by_digest[frames_[i].stored_digest] = parsed->record;
   }
   for (const FrameHeader& frame : frames_) {
     // Sections of later minors may hold anything in these fields.
     if (frame.section_type != static_cast<std::uint16_t>(SectionType::kChunk)) continue;
-    const auto rotation = rotation_of.find(frame.parameter_digest);
-    if (rotation == rotation_of.end()) continue;
+    const auto named = by_digest.find(frame.parameter_digest);
+    if (named == by_digest.end()) continue;
     const auto stream = *header_.stream_index(frame.layer, static_cast<StreamKind>(frame.stream));
-    if (header_.streams[stream].hadamard_size == rotation->second) continue;
-    return field_error(ErrorCode::kCorrupt, frame.offset, &FrameHeader::parameter_digest,
-                       "the rotation there is not the header's");
+    if (Status s = check_named_parameters(frame, header_.streams[stream], named->second); !s) return s;
   }
   return {};
 }

@@ -4,44 +4,18 @@
 #include <mutex>
 
 #include "base/checked.hpp"
+#include "base/scratch.hpp"
 #include "cachecard/reader.hpp"
-#include "codec/byte_compressor.hpp"
-#include "format/framing.hpp"
+#include "format/record_check.hpp"
 #include "kernel/floats.hpp"
 #include "kernel/ggml_blocks.hpp"
-#include "reader/payload.hpp"
+#include "reader/chunk_rows.hpp"
 
 namespace cachecard {
 namespace {
 
 Error argument_error(std::string detail) {
   return {ErrorCode::kInvalidArgument, kNoOffset, {}, std::move(detail)};
-}
-
-/// Scratch of one chunk: stored bytes, decoded bytes, and what the compressor needs.
-std::size_t chunk_scratch(const FrameHeader& frame) {
-  return align64(frame.stored_size) + align64(frame.decoded_size) +
-         decompress_scratch(static_cast<Compressor>(frame.compressor), frame.decoded_size);
-}
-
-/// The decoded payload of a chunk, in scratch or in place. Needs: scratch of chunk_scratch bytes.
-Result<std::span<const std::byte>> load_chunk(const ByteSource& source, const FrameHeader& frame,
-                                              std::span<std::byte> scratch) {
-  const std::uint64_t at = frame.offset + kFrameHeaderSize;
-  std::span<const std::byte> stored = source.view(at, frame.stored_size);
-  if (stored.empty() && frame.stored_size > 0) {
-    const auto buffer = scratch.first(frame.stored_size);
-    if (Status s = source.read_at(at, buffer); !s) return s.error();
-    stored = buffer;
-  }
-  if (Status s = check_digest(frame, stored); !s) return s.error();
-  if (frame.compressor == 0) return stored;
-  const auto rest = scratch.subspan(align64(frame.stored_size));
-  const auto out = rest.first(frame.decoded_size);
-  if (Status s = inflate_payload(frame, stored, out, rest.subspan(align64(frame.decoded_size))); !s) {
-    return s.error();
-  }
-  return std::span<const std::byte>(out);
 }
 
 /// Where token t of the request begins.
@@ -142,47 +116,72 @@ struct DecodeJob {
   const CardReader& card;
   const DecodeRequest& request;
   const DecodeTarget& target;
+  const Allocator& allocator;
   const StreamRecord& stream;
-  std::span<const std::uint32_t> chunks;
+  std::span<const std::uint32_t> chunks;  ///< those that the request touches
   std::mutex mutex;
   Status status;
 
-  void fail(const Error& error) {
-    const std::scoped_lock lock(mutex);
-    if (status) status = error;
-  }
   void run(std::size_t index);
+  Status decode(const FrameHeader& frame) const;
+  void decode_row(const ChunkRows& rows, std::uint64_t row, std::byte* base, std::span<float> values) const;
 };
 
 void DecodeJob::run(std::size_t index) {
-  const FrameHeader& frame = card.frames()[chunks[index]];
-  const Overlap span = overlap(frame, request.first_token, request.token_count);
-  if (span.first >= span.end) return;
-  std::vector<std::byte> scratch(chunk_scratch(frame));
-  auto rows = load_chunk(card.source(), frame, scratch);
-  if (!rows) return fail(rows.error());
-  const auto dtype = static_cast<DType>(frame.dtype);
-  const std::size_t row_size = row_bytes(stream, dtype);
+  const Status decoded = decode(card.frames()[chunks[index]]);
+  if (decoded) return;
+  const std::scoped_lock lock(mutex);
+  if (status) status = decoded;
+}
+
+void DecodeJob::decode_row(const ChunkRows& rows, std::uint64_t row, std::byte* base, std::span<float> values) const {
+  const auto dtype = static_cast<DType>(stream.dtype);
   const std::uint32_t rotation = request.keep_rotation ? 1 : stream.hadamard_size;
-  std::vector<float> values(row_elements(stream));
-  for (std::uint64_t t = span.first; t < span.end; ++t) {
-    const auto row = rows->subspan((t - frame.first_token) * row_size, row_size);
-    std::byte* base = token_base(target, t - request.first_token);
-    if (dtype == target.dtype && rotation == 1) {
-      copy_row(stream, row, target, base);
-      continue;
-    }
-    kernel::to_f32(dtype, row, values);
-    if (rotation > 1) kernel::hadamard(values, rotation);
-    store_row(stream, values, target, base);
+  const auto element = static_cast<std::int64_t>(dtype_info(target.dtype)->block_bytes);
+  if (dtype == target.dtype && rotation == 1) {
+    if (target.channel_stride == element) return rows.put_heads(row, {base, target.head_stride, dtype});
+    return copy_row(stream, rows.row(row), target, base);
   }
+  kernel::to_f32(dtype, rows.row(row), values);
+  if (rotation > 1) kernel::hadamard(values, rotation);
+  store_row(stream, values, target, base);
+}
+
+Status DecodeJob::decode(const FrameHeader& frame) const {
+  const Overlap span = overlap(frame, request.first_token, request.token_count);
+  if (span.first >= span.end) return {};
+  const std::size_t values_size = align64(row_elements(stream) * sizeof(float));
+  auto scratch = Scratch::allocate(allocator, values_size + chunk_scratch(stream, frame));
+  if (!scratch) return scratch.error();
+  const auto memory = scratch->bytes();
+  const std::span<float> values(reinterpret_cast<float*>(memory.data()), row_elements(stream));
+  auto rows = ChunkRows::open(card, frame, memory.subspan(values_size));
+  if (!rows) return rows.error();
+  for (std::uint64_t t = span.first; t < span.end; ++t) {
+    decode_row(*rows, t - frame.first_token, token_base(target, t - request.first_token), values);
+  }
+  return {};
+}
+
+/// Chunks that hold tokens of the request; they are ascending and leave no gap.
+std::span<const std::uint32_t> touched_chunks(const CardReader& card, const DecodeRequest& request) {
+  const auto chunks = card.chunks(request.stream);
+  if (request.token_count == 0) return {};
+  const auto first_token = [&](std::uint32_t frame) { return card.frames()[frame].first_token; };
+  const auto first = std::upper_bound(chunks.begin(), chunks.end(), request.first_token,
+                                      [&](std::uint64_t token, auto f) { return token < first_token(f); });
+  const auto end = std::lower_bound(chunks.begin(), chunks.end(), request.first_token + request.token_count,
+                                    [&](auto f, std::uint64_t token) { return first_token(f) < token; });
+  return {first - 1, end};
 }
 
 }  // namespace
 
 std::size_t CardReader::scratch_bytes(std::size_t stream_index) const {
   std::size_t most = 0;
-  for (std::uint32_t frame : chunks(stream_index)) most = std::max(most, chunk_scratch(frames_[frame]));
+  for (std::uint32_t frame : chunks(stream_index)) {
+    most = std::max(most, chunk_scratch(header_.streams[stream_index], frames_[frame]));
+  }
   return most;
 }
 
@@ -199,28 +198,40 @@ Status CardReader::read_rows(std::size_t stream_index, std::uint64_t first_token
     const Overlap span = overlap(frame, first_token, token_count);
     if (span.first >= span.end) continue;
     const auto place = out.subspan((span.first - first_token) * row_size, (span.end - span.first) * row_size);
-    if (frame.compressor == 0 && place.size() == frame.stored_size) {
+    const bool verbatim = frame.compressor == 0 && frame.codec != static_cast<std::uint8_t>(Codec::kPlanes);
+    if (verbatim && place.size() == frame.stored_size) {
       if (Status s = read_stored(index, place); !s) return s;
       continue;
     }
-    auto rows = load_chunk(*source_, frame, scratch);
+    auto rows = ChunkRows::open(*this, frame, scratch);
     if (!rows) return rows.error();
-    std::memcpy(place.data(), rows->data() + (span.first - frame.first_token) * row_size, place.size());
+    rows->put_rows(span.first - frame.first_token, span.end - span.first, place);
   }
   return {};
 }
 
-Status CardReader::decode(const DecodeRequest& request, const DecodeTarget& target,
-                          const ParallelFor& parallel) const {
+Status CardReader::decode(const DecodeRequest& request, const DecodeTarget& target, const ParallelFor& parallel,
+                          const Allocator& allocator) const {
   if (Status s = check_request(header_, request.stream, request.first_token, request.token_count); !s) {
     return s;
   }
   if (Status s = check_target(request, target); !s) return s;
-  DecodeJob job{*this, request, target, header_.streams[request.stream], chunks(request.stream), {}, {}};
+  DecodeJob job{*this, request, target, allocator, header_.streams[request.stream],
+                touched_chunks(*this, request), {}, {}};
   parallel(
       job.chunks.size(),
       [](void* context, std::size_t index) { static_cast<DecodeJob*>(context)->run(index); }, &job);
   return job.status;
+}
+
+Result<double> CardReader::squared_error_bound(std::size_t index) const {
+  const FrameHeader& frame = frames_[index];
+  if (frame.codec != static_cast<std::uint8_t>(Codec::kPlanes)) return 0.0;
+  const auto stream = *header_.stream_index(frame.layer, static_cast<StreamKind>(frame.stream));
+  std::vector<std::byte> scratch(chunk_scratch(header_.streams[stream], frame));
+  auto rows = ChunkRows::open(*this, frame, scratch);
+  if (!rows) return rows.error();
+  return rows->planes_chunk()->squared_error_bound();
 }
 
 Status CardReader::read_opaque(std::size_t stream_index, std::uint64_t offset,

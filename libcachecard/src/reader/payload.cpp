@@ -3,6 +3,7 @@
 #include "cachecard/digest.hpp"
 #include "codec/byte_compressor.hpp"
 #include "format/framing.hpp"
+#include "format/record_check.hpp"
 
 namespace cachecard {
 
@@ -12,7 +13,7 @@ std::size_t element_size(const FrameHeader& frame) {
 }
 
 Status check_digest(const FrameHeader& frame, std::span<const std::byte> stored) {
-  if (digest64(stored) == frame.stored_digest) return {};
+  if (digest64(stored.first(frame.digest_size)) == frame.stored_digest) return {};
   return Error{ErrorCode::kChecksumMismatch, frame.offset + kFrameHeaderSize,
                "frame_header.stored_digest",
                "the payload of section " +
@@ -25,6 +26,19 @@ Status inflate_payload(const FrameHeader& frame, std::span<const std::byte> stor
   Status status = decompress(static_cast<Compressor>(frame.compressor), stored, element_size(frame),
                              out, scratch);
   if (!status) return at_payload(status.error(), frame);
+  return {};
+}
+
+Status check_named_parameters(const FrameHeader& frame, const StreamRecord& stream, const ParameterHeader& parameters) {
+  const bool planes = frame.codec == static_cast<std::uint8_t>(Codec::kPlanes);
+  if (planes != (parameters.codec == static_cast<std::uint8_t>(Codec::kPlanes))) {
+    return field_error(ErrorCode::kCorrupt, frame.offset, &FrameHeader::parameter_digest,
+                       "the parameters there are of another codec");
+  }
+  if (!planes && parameters.hadamard_size != stream.hadamard_size) {
+    return field_error(ErrorCode::kCorrupt, frame.offset, &FrameHeader::parameter_digest,
+                       "the rotation there is not the header's");
+  }
   return {};
 }
 

@@ -18,6 +18,9 @@ Status check_digest(const FrameHeader& frame, std::span<const std::byte> stored)
 Status inflate_payload(const FrameHeader& frame, std::span<const std::byte> stored,
                        std::span<std::byte> out, std::span<std::byte> scratch);
 
+/// A chunk's parameters against its codec and its stream's rotation. Errors: corrupt at frame_header.parameter_digest
+Status check_named_parameters(const FrameHeader& frame, const StreamRecord& stream, const ParameterHeader& parameters);
+
 /// An error of a payload's parser, placed at its frame.
 Error at_payload(Error error, const FrameHeader& frame);
 

@@ -33,6 +33,7 @@ Status SectionContent::check(const FrameHeader& frame, std::span<const std::byte
     case SectionType::kPositions:
       status = outcome(parse_positions(payload, frame.token_count));
       digests_[frame.stored_digest] = frame.section_type;
+      positions_of_[frame.segment] = frame.stored_digest;
       break;
     case SectionType::kBitWidthMap:
       status = check_map(frame, payload);
@@ -41,8 +42,7 @@ Status SectionContent::check(const FrameHeader& frame, std::span<const std::byte
       status = check_parameters(frame, payload);
       break;
     case SectionType::kRopeTable:
-      status = outcome(parse_rope_table(payload));
-      digests_[frame.stored_digest] = frame.section_type;
+      status = check_rope_table(frame, payload);
       break;
     case SectionType::kReferences:
       digests_[frame.stored_digest] = frame.section_type;
@@ -69,10 +69,18 @@ Status SectionContent::check(const FrameHeader& frame, std::span<const std::byte
   return {};
 }
 
+Status SectionContent::check_rope_table(const FrameHeader& frame, std::span<const std::byte> payload) {
+  const auto table = parse_rope_table(payload);
+  if (!table) return table.error();
+  rope_tables_[frame.stored_digest] = table->record;
+  digests_[frame.stored_digest] = frame.section_type;
+  return {};
+}
+
 Status SectionContent::check_map(const FrameHeader& frame, std::span<const std::byte> payload) {
   auto map = parse_map(payload, header_, frame.token_count, limits_);
   if (!map) return map.error();
-  map_bytes_ += map->base.size() + 2 * map->row_of.size() + map->rows.size();
+  map_bytes_ += map->base.size() + map->cap.size() + 2 * map->row_of.size() + map->rows.size();
   if (map_bytes_ > limits_.map_bytes) {  // all of them stay in memory until the end
     return field_error(ErrorCode::kLimitExceeded, kNoOffset, &MapHeader::row_count,
                        "maps of " + std::to_string(map_bytes_) + " bytes in all, allowed " +
@@ -103,7 +111,8 @@ Status SectionContent::check_parameters(const FrameHeader& frame, std::span<cons
     return field_error(ErrorCode::kCorrupt, kNoOffset, &ParameterHeader::references_digest,
                        "no such references stand before");
   }
-  parameters_[frame.stored_digest] = record;
+  parsed->data = {};
+  parameters_[frame.stored_digest] = std::move(*parsed);
   return {};
 }
 
@@ -117,13 +126,12 @@ Status SectionContent::check_summary(std::span<const std::byte> payload, const S
   return Error{ErrorCode::kCorrupt, kNoOffset, "summary", "the totals are not those of the sections"};
 }
 
-Status SectionContent::check_chunk(const FrameHeader& frame) const {
+Status SectionContent::check_chunk(const FrameHeader& frame) {
   const auto parameters = parameters_.find(frame.parameter_digest);
   const auto index = *header_.stream_index(frame.layer, static_cast<StreamKind>(frame.stream));
   const StreamRecord& stream = header_.streams[index];
-  if (parameters != parameters_.end() && parameters->second.hadamard_size != stream.hadamard_size) {
-    return field_error(ErrorCode::kCorrupt, frame.offset, &FrameHeader::parameter_digest,
-                       "the rotation there is not the header's");
+  if (parameters != parameters_.end()) {
+    if (Status s = check_named_parameters(frame, stream, parameters->second.record); !s) return s;
   }
   if (stream.stream == static_cast<std::uint8_t>(StreamKind::kOpaque)) return {};
   const auto map = maps_.find(frame.segment);
@@ -138,7 +146,37 @@ Status SectionContent::check_chunk(const FrameHeader& frame) const {
                          "the map says that a token of this chunk is absent");
     }
   }
+  if (frame.codec != static_cast<std::uint8_t>(Codec::kPlanes)) return {};
+  auto tokens = planes_tokens(header_, map->second, frame);
+  if (!tokens) return tokens.error();
+  tokens_ = std::move(*tokens);
+  unit_count_ = stream.kv_head_count * planes_groups(stream, parameters->second).size();
+  return check_planes_chunk(frame, stream, parameters->second);
+}
+
+Status SectionContent::check_planes_chunk(const FrameHeader& frame, const StreamRecord& stream,
+                                          const Parameters& parameters) const {
+  const auto misfit = [&](std::string detail) {
+    return field_error(ErrorCode::kCorrupt, frame.offset, &FrameHeader::parameter_digest, std::move(detail));
+  };
+  const auto table = rope_tables_.find(parameters.record.rope_table_digest);
+  if (Status s = check_planes_parameters(stream, parameters, table == rope_tables_.end() ? nullptr : &table->second);
+      !s) {
+    return misfit(s.error().detail);
+  }
+  const auto positions = positions_of_.find(frame.segment);
+  if (parameters.record.rope_removed == 1 &&
+      (positions == positions_of_.end() || positions->second != parameters.record.positions_digest)) {
+    return misfit("the parameters name the positions of another segment");
+  }
   return {};
+}
+
+Status SectionContent::check_planes(const FrameHeader& frame, std::span<const std::byte> payload) const {
+  const auto index = *header_.stream_index(frame.layer, static_cast<StreamKind>(frame.stream));
+  auto head = parse_planes_head(header_.streams[index], frame, tokens_, unit_count_, payload.first(frame.digest_size));
+  if (!head) return head.error();
+  return check_plane_digests(frame, *head, payload);
 }
 
 Status SectionContent::finish(std::uint64_t directory_offset) const {

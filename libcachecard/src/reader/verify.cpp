@@ -11,6 +11,8 @@
 namespace cachecard {
 namespace {
 
+bool is_planes(const FrameHeader& frame) { return frame.codec == static_cast<std::uint8_t>(Codec::kPlanes); }
+
 /// One walk over a card's bytes. Memory: one payload, its decoded form, and the small sections.
 class Verifier {
  public:
@@ -92,6 +94,7 @@ Status Verifier::take_frame() {
   if (Status s = walk_->accept(*frame, bytes); !s) return s;
   if (is_chunk) {
     if (Status s = content_->check_chunk(*frame); !s) return s;
+    if (is_planes(*frame)) count_planes(header_, *frame, content_->planes(), *walk_);
   }
   const bool is_directory = walk_->at_end();
   if (is_directory && frame->stored_size != count_before * kFrameHeaderSize) {
@@ -129,6 +132,9 @@ Status Verifier::check_contents(const FrameHeader& frame) {
     scratch_.resize(frame.decoded_size);
     if (Status s = inflate_payload(frame, stored_, decoded_, scratch_); !s) return s;
     payload = decoded_;
+  }
+  if (is_chunk && is_planes(frame)) {
+    if (Status s = content_->check_planes(frame, stored_); !s) return s;
   }
   if (known && !is_chunk) {
     const bool is_summary = frame.section_type == static_cast<std::uint16_t>(SectionType::kSummary);

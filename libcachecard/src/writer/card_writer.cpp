@@ -1,10 +1,12 @@
 #include <cstring>
+#include <map>
 
 #include "base/checked.hpp"
 #include "cachecard/digest.hpp"
 #include "cachecard/writer.hpp"
 #include "format/frame_walk.hpp"
 #include "format/framing.hpp"
+#include "format/planes_layout.hpp"
 #include "format/record_check.hpp"
 
 namespace cachecard {
@@ -16,6 +18,9 @@ struct CardWriter::State {
   CardHeader header;
   std::optional<FrameWalk> walk;
   std::vector<std::byte> frame_bytes;  ///< every frame header so far: the directory's payload
+  std::map<std::uint32_t, BitWidthMap> maps;  ///< by segment, for the widths of planes chunks
+
+  Status note(const FrameHeader& frame, std::span<const std::byte> stored);
 
   Status put(const FrameHeader& frame, std::span<const std::byte> stored);
 };
@@ -30,7 +35,7 @@ Result<CardWriter> CardWriter::create(ByteSink& sink, const CardHeader& header,
                                       const Limits& limits) {
   auto bytes = encode_header(header, limits);
   if (!bytes) return bytes.error();
-  auto state = std::unique_ptr<State>(new State{sink, limits, {}, header, {}, {}});
+  auto state = std::unique_ptr<State>(new State{sink, limits, {}, header, {}, {}, {}});
   state->prologue.header_size = static_cast<std::uint32_t>(bytes->size());
   state->prologue.required_features = required_features;
   state->prologue.optional_features = optional_features;
@@ -44,11 +49,32 @@ Result<CardWriter> CardWriter::create(ByteSink& sink, const CardHeader& header,
   return CardWriter(std::move(state));
 }
 
+/// Maps are kept where planes may follow, and planes chunks are held to theirs.
+Status CardWriter::State::note(const FrameHeader& frame, std::span<const std::byte> stored) {
+  if ((prologue.required_features & kFeaturePlanes) == 0) return {};
+  if (frame.section_type == static_cast<std::uint16_t>(SectionType::kBitWidthMap)) {
+    if (frame.compressor != 0) {
+      return Error{ErrorCode::kInvalidArgument, kNoOffset, "frame_header.compressor", "maps of planes stay plain"};
+    }
+    auto map = parse_map(stored, header, frame.token_count, limits);
+    if (!map) return map.error();
+    maps[frame.segment] = std::move(*map);
+    return {};
+  }
+  const bool chunk = frame.section_type == static_cast<std::uint16_t>(SectionType::kChunk);
+  if (!chunk || frame.codec != static_cast<std::uint8_t>(Codec::kPlanes)) return {};
+  auto tokens = planes_tokens(header, maps.at(frame.segment), frame);
+  if (!tokens) return tokens.error();
+  count_planes(header, frame, *tokens, *walk);
+  return {};
+}
+
 Status CardWriter::State::put(const FrameHeader& frame, std::span<const std::byte> stored) {
   static constexpr std::array<std::byte, 64> kZeros{};
   const FrameBytes bytes = seal(frame);
   const FrameHeader sealed = load<FrameHeader>(bytes);
   if (Status s = walk->accept(sealed, bytes); !s) return s;
+  if (Status s = note(sealed, stored); !s) return s;
   frame_bytes.insert(frame_bytes.end(), bytes.begin(), bytes.end());
   if (Status s = sink.write(bytes); !s) return s;
   if (Status s = sink.write(stored); !s) return s;

@@ -32,6 +32,7 @@ Result<EncodedSection> encode_section(FrameHeader frame, std::span<const std::by
   }
   frame.decoded_size = payload.size();
   frame.stored_size = section.stored.size();
+  frame.digest_size = section.stored.size();
   frame.stored_digest = digest64(section.stored);
   section.frame = frame;
   return section;

@@ -2,88 +2,43 @@
 #include <map>
 #include <mutex>
 
-#include "base/checked.hpp"
 #include "cachecard/writer.hpp"
+#include "cachecard/digest.hpp"
 #include "format/record_check.hpp"
+#include "writer/chunk_jobs.hpp"
+#include "writer/planes_plan.hpp"
 
 namespace cachecard {
 namespace {
-
-constexpr std::uint64_t kPieceBytes = 16u << 20;  ///< opaque state and literals are cut here
-
-/// A chunk to make: rows of a stream, or a piece of an opaque one.
-struct ChunkJob {
-  std::size_t stream = 0;
-  std::uint32_t segment = 0;
-  std::uint64_t first = 0;  ///< token, or byte of an opaque stream
-  std::uint64_t count = 0;
-};
-
-bool is_opaque(const StreamRecord& stream) {
-  return stream.stream == static_cast<std::uint8_t>(StreamKind::kOpaque);
-}
-
-std::uint64_t job_bytes(const CardHeader& header, const ChunkJob& job) {
-  const StreamRecord& stream = header.streams[job.stream];
-  return is_opaque(stream) ? job.count
-                           : job.count * row_bytes(stream, static_cast<DType>(stream.dtype));
-}
-
-/// Chunks of one stream inside one segment.
-void plan_stream(const CardHeader& header, std::size_t index, std::uint32_t segment,
-                 const CardOptions& options, std::vector<ChunkJob>& jobs) {
-  const StreamRecord& stream = header.streams[index];
-  if (is_opaque(stream)) {
-    if (segment + 1 != header.segments.size()) return;
-    for (std::uint64_t at = 0; at < stream.opaque_size; at += kPieceBytes) {
-      jobs.push_back({index, segment, at, std::min(kPieceBytes, stream.opaque_size - at)});
-    }
-    return;
-  }
-  const SegmentRecord& s = header.segments[segment];
-  const std::uint64_t first = std::max(s.first_token, stream.first_token);
-  const std::uint64_t end = std::min(s.first_token + s.token_count, stream.first_token + stream.token_count);
-  if (first >= end) return;
-  const std::uint64_t size = row_bytes(stream, static_cast<DType>(stream.dtype));
-  for (const TokenSpan& span : plan_chunks(first, end - first, size, options.chunk_tokens, options.limits)) {
-    jobs.push_back({index, segment, span.first_token, span.token_count});
-  }
-}
-
-/// Jobs of a segment in the order that its record says.
-std::vector<ChunkJob> plan_segment(const CardHeader& header, std::uint32_t segment,
-                                   const CardOptions& options) {
-  std::vector<ChunkJob> jobs;
-  for (std::size_t i = 0; i < header.streams.size(); ++i) plan_stream(header, i, segment, options, jobs);
-  if (header.segments[segment].chunk_order == static_cast<std::uint8_t>(ChunkOrder::kSpanMajor)) {
-    std::stable_sort(jobs.begin(), jobs.end(),
-                     [](const ChunkJob& a, const ChunkJob& b) { return a.first < b.first; });
-  }
-  return jobs;
-}
 
 /// Writes the sections of one card from a source.
 class CardBuilder {
  public:
   CardBuilder(const CacheSource& source, const CardHeader& header, CardWriter& writer,
               const CardOptions& options)
-      : source_(source), header_(header), writer_(writer), options_(options) {}
+      : source_(source), header_(header), writer_(writer), options_(options) {
+    if (options.planes) planes_.emplace(source, header, options);
+  }
 
   Status run();
+  std::vector<RawChunk> take_raw_chunks() { return std::move(raw_chunks_); }
 
  private:
   Status add_source_layout();
   Status add_literals(std::uint64_t size);
   Status add_segment(std::uint32_t segment);
   Status add_parameters(std::uint32_t segment);
+  Status add_planes_parameters(std::uint32_t segment, std::uint64_t positions_digest);
   Status add_chunks(std::uint32_t segment);
   Status add_batch(std::span<const ChunkJob> jobs);
   Status encode(const ChunkJob& job, std::size_t slot);
+  Result<bool> encode_planes_chunk(const ChunkJob& job, FrameHeader frame, std::size_t slot);
   std::span<const std::int32_t> segment_span(std::span<const std::int32_t> all, std::uint32_t segment) const;
 
   struct Slot {
     std::vector<std::byte> rows;
     EncodedSection section;
+    std::optional<RawReason> raw;  ///< why the chunk is no planes
   };
 
   const CacheSource& source_;
@@ -91,6 +46,11 @@ class CardBuilder {
   CardWriter& writer_;
   const CardOptions& options_;
   std::map<std::uint32_t, std::uint64_t> parameters_of_;  ///< Hadamard n -> digest
+  std::optional<PlanesPlan> planes_;
+  std::vector<std::uint64_t> planes_parameters_;  ///< by stream, of the segment at hand
+  std::map<std::uint64_t, bool> written_parameters_;
+  std::vector<RawChunk> raw_chunks_;
+  std::uint64_t rope_table_digest_ = 0;
   std::uint64_t map_digest_ = 0;
   std::vector<Slot> slots_;
   std::uint64_t done_ = 0;
@@ -108,9 +68,9 @@ Status CardBuilder::run() {
     if (Status s = add_source_layout(); !s) return s;
   }
   if (const RopeTable* table = source_.rope_table()) {
-    if (Status s = outcome(writer_.add(make_frame(SectionType::kRopeTable), encode_rope_table(*table))); !s) {
-      return s;
-    }
+    auto frame = writer_.add(make_frame(SectionType::kRopeTable), encode_rope_table(*table));
+    if (!frame) return frame.error();
+    rope_table_digest_ = frame->stored_digest;
   }
   for (std::uint32_t segment = 0; segment < header_.segments.size(); ++segment) {
     for (const ChunkJob& job : plan_segment(header_, segment, options_)) total_ += job_bytes(header_, job);
@@ -164,11 +124,16 @@ Status CardBuilder::add_segment(std::uint32_t segment) {
     if (Status s = outcome(writer_.add(framed(SectionType::kText), text)); !s) return s;
   }
   const auto runs = position_runs(segment_span(source_.positions(), segment));
-  if (Status s = outcome(writer_.add(framed(SectionType::kPositions), encode_positions(runs))); !s) return s;
-  auto map = writer_.add(framed(SectionType::kBitWidthMap), encode_map(uniform_map(header_, record.token_count)));
+  auto positions = writer_.add(framed(SectionType::kPositions), encode_positions(runs));
+  if (!positions) return positions.error();
+  const BitWidthMap widths = planes_ ? planes_->map(segment) : uniform_map(header_, record.token_count);
+  auto map = writer_.add(framed(SectionType::kBitWidthMap), encode_map(widths));
   if (!map) return map.error();
   map_digest_ = map->stored_digest;
   if (Status s = add_parameters(segment); !s) return s;
+  if (planes_) {
+    if (Status s = add_planes_parameters(segment, positions->stored_digest); !s) return s;
+  }
   return add_chunks(segment);
 }
 
@@ -181,6 +146,21 @@ Status CardBuilder::add_parameters(std::uint32_t segment) {
     auto frame = writer_.add(make_frame(SectionType::kParameters, segment), encode_parameters(parameters));
     if (!frame) return frame.error();
     parameters_of_[stream.hadamard_size] = frame->stored_digest;
+  }
+  return {};
+}
+
+/// One section for each distinct content: streams without means often share theirs.
+Status CardBuilder::add_planes_parameters(std::uint32_t segment, std::uint64_t positions_digest) {
+  auto all = planes_->prepare(segment, rope_table_digest_, positions_digest);
+  if (!all) return all.error();
+  planes_parameters_.assign(header_.streams.size(), 0);
+  for (std::size_t s = 0; s < all->size(); ++s) {
+    if (!(*all)[s]) continue;
+    const std::vector<std::byte> payload = encode_parameters(*(*all)[s]);
+    planes_parameters_[s] = digest64(payload);
+    if (!written_parameters_.emplace(planes_parameters_[s], true).second) continue;
+    if (Status w = outcome(writer_.add(make_frame(SectionType::kParameters, segment), payload)); !w) return w;
   }
   return {};
 }
@@ -215,6 +195,11 @@ Status CardBuilder::add_batch(std::span<const ChunkJob> jobs) {
   for (std::size_t i = 0; i < jobs.size(); ++i) {
     if (!batch.statuses[i]) return batch.statuses[i];
     if (Status s = outcome(writer_.append(slots_[i].section)); !s) return s;
+    if (slots_[i].raw) {
+      const StreamRecord& stream = header_.streams[jobs[i].stream];
+      raw_chunks_.push_back({stream.layer, static_cast<StreamKind>(stream.stream), jobs[i].first, jobs[i].count,
+                             *slots_[i].raw});
+    }
     done_ += job_bytes(header_, jobs[i]);
   }
   return {};
@@ -223,6 +208,7 @@ Status CardBuilder::add_batch(std::span<const ChunkJob> jobs) {
 Status CardBuilder::encode(const ChunkJob& job, std::size_t slot) {
   const StreamRecord& stream = header_.streams[job.stream];
   std::vector<std::byte>& rows = slots_[slot].rows;
+  slots_[slot].raw.reset();
   rows.resize(job_bytes(header_, job));
   FrameHeader frame = make_frame(SectionType::kChunk, job.segment);
   frame.compressor = static_cast<std::uint8_t>(options_.compressor);
@@ -234,6 +220,11 @@ Status CardBuilder::encode(const ChunkJob& job, std::size_t slot) {
     frame.token_count = job.count;
     frame.map_digest = map_digest_;
     if (stream.hadamard_size > 1) frame.parameter_digest = parameters_of_.at(stream.hadamard_size);
+    if (planes_ && planes_->codes(job.stream)) {
+      auto coded = encode_planes_chunk(job, frame, slot);
+      if (!coded) return coded.error();
+      if (*coded) return {};
+    }
   }
   auto section = encode_chunk(header_, job.stream, frame, rows, options_.zstd_level);
   if (!section) return section.error();
@@ -241,9 +232,47 @@ Status CardBuilder::encode(const ChunkJob& job, std::size_t slot) {
   return {};
 }
 
+/// False where the chunk has to stay raw.
+Result<bool> CardBuilder::encode_planes_chunk(const ChunkJob& job, FrameHeader frame, std::size_t slot) {
+  const StreamRecord& stream = header_.streams[job.stream];
+  const std::span<const std::byte> rows = slots_[slot].rows;
+  frame.layer = stream.layer;
+  frame.stream = stream.stream;
+  frame.dtype = stream.dtype;
+  frame.codec = static_cast<std::uint8_t>(Codec::kPlanes);
+  frame.compressor = static_cast<std::uint8_t>(Compressor::kNone);  // planes are as dense as they get
+  frame.parameter_digest = planes_parameters_[job.stream];
+  PlanesEncoded coded = planes_->encode(job.stream, frame, rows);
+  switch (coded.outcome) {
+    case PlanesOutcome::kCoded:
+      break;
+    case PlanesOutcome::kNonFinite:
+      if (!options_.planes->keep_nonfinite) {
+        const std::size_t size = rows.size() / job.count;
+        return planes_->nonfinite_error(job.stream, job.first + coded.token, rows.subspan(coded.token * size, size));
+      }
+      slots_[slot].raw = RawReason::kNonFinite;
+      return false;
+    case PlanesOutcome::kOutOfReach:
+      slots_[slot].raw = RawReason::kOutOfReach;
+      return false;
+    case PlanesOutcome::kWorse:
+      slots_[slot].raw = RawReason::kWorse;
+      return false;
+  }
+  EncodedSection& section = slots_[slot].section;
+  section.buffer = std::move(coded.payload);
+  section.stored = section.buffer;
+  frame.stored_size = frame.decoded_size = section.stored.size();
+  frame.digest_size = coded.digest_size;
+  frame.stored_digest = digest64(section.stored.first(coded.digest_size));
+  section.frame = frame;
+  return true;
+}
+
 std::uint64_t required_features(const CardHeader& header, const CardOptions& options,
                                 bool has_source_layout) {
-  std::uint64_t features = 0;
+  std::uint64_t features = options.planes ? kFeaturePlanes : 0;
   if (options.compressor != Compressor::kNone || has_source_layout) features |= kFeatureZstd;
   for (const StreamRecord& stream : header.streams) {
     const DTypeInfo* info = dtype_info(static_cast<DType>(stream.dtype));
@@ -254,31 +283,21 @@ std::uint64_t required_features(const CardHeader& header, const CardOptions& opt
 
 }  // namespace
 
+std::string_view name_of(RawReason reason) noexcept {
+  switch (reason) {
+    case RawReason::kNonFinite: return "non_finite";
+    case RawReason::kOutOfReach: return "out_of_reach";
+    case RawReason::kWorse: return "worse_than_q8_0";
+  }
+  return "unknown";
+}
+
 Status CacheSource::read_opaque(std::size_t, std::uint64_t, std::span<std::byte>) const {
   return Error{ErrorCode::kInternal, kNoOffset, {}, "this source has no opaque stream"};
 }
 
 Status CacheSource::read_literals(std::uint64_t, std::span<std::byte>) const {
   return Error{ErrorCode::kInternal, kNoOffset, {}, "this source has no literals"};
-}
-
-std::vector<TokenSpan> plan_chunks(std::uint64_t first_token, std::uint64_t token_count,
-                                   std::uint64_t row_bytes, std::uint64_t chunk_tokens,
-                                   const Limits& limits) {
-  // A joined remainder makes a chunk up to half as long again: that must still fit.
-  const std::uint64_t fits = std::max<std::uint64_t>(1, limits.section_bytes / row_bytes);
-  std::uint64_t span = std::min(std::max<std::uint64_t>(1, chunk_tokens), std::max<std::uint64_t>(1, fits * 2 / 3));
-  if (span >= 64) span -= span % 64;
-  std::vector<TokenSpan> spans;
-  while (token_count > 0) {
-    std::uint64_t count = std::min(span, token_count);
-    const std::uint64_t rest = token_count - count;
-    if (rest > 0 && rest * 2 < span && (count + rest) <= fits) count += rest;
-    spans.push_back({first_token, count});
-    first_token += count;
-    token_count -= count;
-  }
-  return spans;
 }
 
 Result<WriteReport> write_card(const CacheSource& source, ByteSink& sink, const CardOptions& options) {
@@ -292,14 +311,20 @@ Result<WriteReport> write_card(const CacheSource& source, ByteSink& sink, const 
     return Error{ErrorCode::kInvalidArgument, kNoOffset, "header.token_count",
                  "the source's token ids or positions are not as many"};
   }
+  if (options.planes) {
+    if (Status s = PlanesPlan(source, header, options).check_options(); !s) return s.error();
+  }
   const bool has_layout = options.source_layout && source.source_layout() != nullptr;
   std::uint64_t optional = has_layout ? kFeatureSourceLayout : 0;
   if (!source.text().empty()) optional |= kFeatureText;
   auto writer = CardWriter::create(sink, header, required_features(header, options, has_layout), optional,
                                    options.limits);
   if (!writer) return writer.error();
-  if (Status s = CardBuilder(source, header, *writer, options).run(); !s) return s.error();
-  return writer->finish();
+  CardBuilder builder(source, header, *writer, options);
+  if (Status s = builder.run(); !s) return s.error();
+  auto report = writer->finish();
+  if (report) report->raw_chunks = builder.take_raw_chunks();
+  return report;
 }
 
 }  // namespace cachecard

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <algorithm>
+
+#include "cachecard/edit.hpp"
+
+namespace cachecard {
+
+inline bool is_opaque(const StreamRecord& stream) {
+  return stream.stream == static_cast<std::uint8_t>(StreamKind::kOpaque);
+}
+
+/// The tokens and layers that stay; token numbers of the new card are `first` less.
+struct Cut {
+  std::uint64_t first = 0;
+  std::uint64_t end = 0;
+  std::uint32_t first_layer = 0;
+  std::uint32_t end_layer = 0;
+  bool whole_tokens = false;
+  bool whole_layers = false;
+
+  bool keeps_layer(std::uint32_t layer) const { return layer >= first_layer && layer < end_layer; }
+  /// [from, from + count) cut to what stays, in new token numbers.
+  TokenSpan clip(std::uint64_t from, std::uint64_t count) const {
+    const std::uint64_t lo = std::clamp(from, first, end);
+    const std::uint64_t hi = std::clamp(from + count, first, end);
+    return {lo - first, hi - lo};
+  }
+};
+
+/// Errors: invalid_argument
+Result<Cut> plan_cut(const CardHeader& header, const TrimOptions& options);
+
+/// Errors: not_restorable.   Spec: FORMAT.md#restorable-prefixes
+Status check_restorable(const CardHeader& header, const Cut& cut);
+
+}  // namespace cachecard

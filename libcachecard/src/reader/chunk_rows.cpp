@@ -1,0 +1,114 @@
+#include "reader/chunk_rows.hpp"
+
+#include <cstring>
+
+#include "base/checked.hpp"
+#include "codec/byte_compressor.hpp"
+#include "format/framing.hpp"
+#include "reader/payload.hpp"
+
+namespace cachecard {
+namespace {
+
+bool is_planes(const FrameHeader& frame) { return frame.codec == static_cast<std::uint8_t>(Codec::kPlanes); }
+
+/// At most one unit for each channel, and the channels of a head.
+std::size_t planes_floats(const StreamRecord& stream) {
+  return align64((row_elements(stream) + stream.head_dim) * sizeof(float));
+}
+
+/// The payload as stored, in scratch or in place, its digest checked.
+Result<std::span<const std::byte>> load_stored(const ByteSource& source, const FrameHeader& frame,
+                                               std::span<std::byte> scratch) {
+  const std::uint64_t at = frame.offset + kFrameHeaderSize;
+  std::span<const std::byte> stored = source.view(at, frame.stored_size);
+  if (stored.empty() && frame.stored_size > 0) {
+    const auto buffer = scratch.first(frame.stored_size);
+    if (Status s = source.read_at(at, buffer); !s) return s.error();
+    stored = buffer;
+  }
+  if (Status s = check_digest(frame, stored); !s) return s.error();
+  return stored;
+}
+
+}  // namespace
+
+std::size_t chunk_scratch(const StreamRecord& stream, const FrameHeader& frame) {
+  const std::size_t stored = align64(frame.stored_size);
+  if (is_planes(frame)) {
+    return stored + planes_floats(stream) + align64(row_bytes(stream, static_cast<DType>(stream.dtype)));
+  }
+  return stored + align64(frame.decoded_size) +
+         decompress_scratch(static_cast<Compressor>(frame.compressor), frame.decoded_size);
+}
+
+Result<ChunkRows> ChunkRows::open(const CardReader& card, const FrameHeader& frame, std::span<std::byte> scratch) {
+  const std::size_t index = *card.header().stream_index(frame.layer, static_cast<StreamKind>(frame.stream));
+  const StreamRecord& stream = card.header().streams[index];
+  ChunkRows rows;
+  rows.row_size_ = row_bytes(stream, static_cast<DType>(stream.dtype));
+  rows.head_count_ = stream.kv_head_count;
+  rows.head_size_ = rows.row_size_ / stream.kv_head_count;
+  auto stored = load_stored(card.source(), frame, scratch);
+  if (!stored) return stored.error();
+  rows.payload_ = *stored;
+  const auto rest = scratch.subspan(align64(frame.stored_size));
+  if (is_planes(frame)) {
+    if (Status s = rows.open_planes(card, frame, rest); !s) return s.error();
+    return rows;
+  }
+  if (frame.compressor == 0) return rows;
+  const auto out = rest.first(frame.decoded_size);
+  if (Status s = inflate_payload(frame, *stored, out, rest.subspan(align64(frame.decoded_size))); !s) {
+    return s.error();
+  }
+  rows.payload_ = out;
+  return rows;
+}
+
+Status ChunkRows::open_planes(const CardReader& card, const FrameHeader& frame, std::span<std::byte> scratch) {
+  auto context = card.contexts().open(card, frame);
+  if (!context) return context.error();
+  context_ = std::move(*context);
+  const std::size_t index = *card.header().stream_index(frame.layer, static_cast<StreamKind>(frame.stream));
+  const StreamRecord& stream = card.header().streams[index];
+  auto head = parse_planes_head(stream, frame, *context_->tokens, context_->stream->unit_count(),
+                                payload_.first(frame.digest_size));
+  if (!head) return head.error();
+  if (Status s = check_plane_digests(frame, *head, payload_); !s) return s;
+  head_ = std::move(*head);
+  const std::size_t floats = planes_floats(stream);
+  floats_ = {reinterpret_cast<float*>(scratch.data()), floats / sizeof(float)};
+  one_row_ = scratch.subspan(floats, row_size_);
+  return {};
+}
+
+std::span<const std::byte> ChunkRows::row(std::uint64_t row) const {
+  if (!head_) return payload_.subspan(row * row_size_, row_size_);
+  const auto dtype = context_->stream->dtype();
+  planes().decode(row, {one_row_.data(), static_cast<std::int64_t>(head_size_), dtype}, floats_);
+  return one_row_;
+}
+
+void ChunkRows::put_heads(std::uint64_t row, const kernel::RowTarget& target) const {
+  if (head_) return planes().decode(row, target, floats_);
+  const std::byte* in = payload_.data() + row * row_size_;
+  for (std::uint32_t head = 0; head < head_count_; ++head) {
+    std::memcpy(target.base + static_cast<std::int64_t>(head) * target.head_stride, in + head * head_size_,
+                head_size_);
+  }
+}
+
+void ChunkRows::put_rows(std::uint64_t first, std::uint64_t count, std::span<std::byte> out) const {
+  if (!head_) {
+    std::memcpy(out.data(), payload_.data() + first * row_size_, count * row_size_);
+    return;
+  }
+  const auto dtype = context_->stream->dtype();
+  const PlanesChunk chunk = planes();
+  for (std::uint64_t i = 0; i < count; ++i) {
+    chunk.decode(first + i, {out.data() + i * row_size_, static_cast<std::int64_t>(head_size_), dtype}, floats_);
+  }
+}
+
+}  // namespace cachecard

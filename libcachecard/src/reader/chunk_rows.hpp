@@ -1,0 +1,47 @@
+#pragma once
+
+#include <optional>
+#include <span>
+
+#include "cachecard/reader.hpp"
+#include "kernel/planes.hpp"
+#include "reader/chunk_context.hpp"
+
+namespace cachecard {
+
+/// Scratch that ChunkRows::open needs: the payload, stored and decoded, and what the codec asks for.
+std::size_t chunk_scratch(const StreamRecord& stream, const FrameHeader& frame);
+
+/// The rows of one chunk in the stream's own element type, whatever the codec. Lives as long as its scratch.
+class ChunkRows {
+ public:
+  /// Reads the payload and holds it to its digests.
+  /// Errors: checksum_mismatch, corrupt, bad_size, reserved_not_zero, io   Needs: scratch of chunk_scratch bytes
+  static Result<ChunkRows> open(const CardReader& card, const FrameHeader& frame, std::span<std::byte> scratch);
+
+  /// One row. Valid until the next call.
+  std::span<const std::byte> row(std::uint64_t row) const;
+  /// The same, put where the heads belong, channels side by side. Needs: target.dtype is the stream's
+  void put_heads(std::uint64_t row, const kernel::RowTarget& target) const;
+  /// The chunk as its codes, where it is planes.
+  std::optional<PlanesChunk> planes_chunk() const { return head_ ? std::optional(planes()) : std::nullopt; }
+  /// Rows [first, first + count), one after the other.
+  void put_rows(std::uint64_t first, std::uint64_t count, std::span<std::byte> out) const;
+
+ private:
+  ChunkRows() = default;
+  Status open_planes(const CardReader& card, const FrameHeader& frame, std::span<std::byte> scratch);
+  PlanesChunk planes() const { return {*context_->stream, *context_->tokens, *head_, payload_, context_->angle_data()}; }
+
+  std::span<const std::byte> payload_;
+  std::size_t row_size_ = 0;
+  std::size_t head_size_ = 0;
+  std::uint32_t head_count_ = 0;
+  // Of planes only.
+  std::optional<PlanesContext> context_;
+  std::optional<PlanesHead> head_;
+  std::span<float> floats_;
+  std::span<std::byte> one_row_;
+};
+
+}  // namespace cachecard

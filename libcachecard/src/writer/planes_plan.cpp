@@ -1,0 +1,208 @@
+#include "writer/planes_plan.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernel/ggml_blocks.hpp"
+
+namespace cachecard {
+namespace {
+
+bool is_float(const StreamRecord& stream) {
+  const auto dtype = static_cast<DType>(stream.dtype);
+  return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBf16;
+}
+
+bool is_value(const StreamRecord& stream) { return stream.stream == static_cast<std::uint8_t>(StreamKind::kValue); }
+
+Error option_error(std::string detail) { return {ErrorCode::kInvalidArgument, kNoOffset, "planes", std::move(detail)}; }
+
+bool in_range(std::uint8_t bits, std::uint8_t least) { return bits >= least && bits <= kMostBits; }
+
+}  // namespace
+
+std::uint32_t planes_hadamard(std::span<const std::uint32_t> group_widths) {
+  std::uint32_t n = kLargestPlanesHadamard;
+  for (const std::uint32_t width : group_widths) {
+    while (width % n != 0) n /= 2;
+  }
+  return n;
+}
+
+Status PlanesPlan::check_options() const {
+  const PlanesOptions& planes = *options_.planes;
+  if (!in_range(planes.key_bits, 1) || !in_range(planes.value_bits, 1)) {
+    return option_error("found " + std::to_string(planes.key_bits) + " and " + std::to_string(planes.value_bits) +
+                        " bits, allowed 1 to 8");
+  }
+  if (planes.token_bits.empty()) return {};
+  if (planes.token_bits.size() != header_.token_count) {
+    return option_error("found bits of " + std::to_string(planes.token_bits.size()) + " tokens, allowed " +
+                        std::to_string(header_.token_count));
+  }
+  for (std::size_t t = 0; t < planes.token_bits.size(); ++t) {
+    if (in_range(planes.token_bits[t].key, 0) && in_range(planes.token_bits[t].value, 0)) continue;
+    return option_error("token " + std::to_string(t) + ": found " + std::to_string(planes.token_bits[t].key) + " and " +
+                        std::to_string(planes.token_bits[t].value) + " bits, allowed 1 to 8, or 0 for exact");
+  }
+  return {};
+}
+
+bool PlanesPlan::codes(std::size_t stream) const { return is_float(header_.streams[stream]); }
+
+BitWidthMap PlanesPlan::map(std::uint32_t segment) const {
+  const PlanesOptions& planes = *options_.planes;
+  const SegmentRecord& record = header_.segments[segment];
+  BitWidthMap map = uniform_map(header_, record.token_count);
+  // Rows: 0 for streams that are not coded, 1 for keys and latents, 2 for values.
+  map.rows.assign(3 * record.token_count, 0);
+  for (std::uint64_t t = 0; t < record.token_count; ++t) {
+    const std::uint64_t token = record.first_token + t;
+    TokenBits bits{planes.key_bits, planes.value_bits};
+    if (!planes.token_bits.empty()) {
+      bits = planes.token_bits[token];
+    } else if (token < planes.exact_tokens) {
+      bits = {};
+    }
+    const auto offset = [](std::uint8_t wanted, std::uint8_t base) {
+      return wanted == 0 ? kOffsetExact : static_cast<std::int8_t>(2 * (int{wanted} - int{base}));
+    };
+    map.rows[record.token_count + t] = offset(bits.key, planes.key_bits);
+    map.rows[2 * record.token_count + t] = offset(bits.value, planes.value_bits);
+  }
+  for (std::size_t s = 0; s < header_.streams.size(); ++s) {
+    if (!codes(s)) continue;
+    const bool value = is_value(header_.streams[s]);
+    const std::uint16_t row = record.token_count == 0 ? 0 : value ? 2 : 1;  // without tokens there are no rows
+    map.base[s] = static_cast<std::uint8_t>(2 * (value ? planes.value_bits : planes.key_bits));
+    const std::size_t first = BitWidthMap::first_use(header_, s);
+    const std::size_t end = BitWidthMap::first_use(header_, s + 1);
+    std::fill(map.row_of.begin() + static_cast<std::ptrdiff_t>(first),
+              map.row_of.begin() + static_cast<std::ptrdiff_t>(end), row);
+  }
+  return map;
+}
+
+bool PlanesPlan::can_remove_rope(const StreamRecord& stream) const {
+  const RopeTable* table = source_.rope_table();
+  if (table == nullptr || rope_table_digest_ == 0 || stream.hadamard_size != 1 || is_value(stream) ||
+      stream.rope_state != static_cast<std::uint8_t>(RopeState::kPostRope) ||
+      stream.rope_pairing != table->record.pairing ||
+      std::uint64_t{table->record.rotated_offset} + table->record.rotated_width > stream.head_dim) {
+    return false;
+  }
+  if (stream.part_count == 0) return true;
+  const auto parts = std::span(header_.parts).subspan(stream.part_first, stream.part_count);
+  return std::any_of(parts.begin(), parts.end(), [&](const PartRecord& part) {
+    return part.rotated == 1 && part.offset == table->record.rotated_offset &&
+           part.width == table->record.rotated_width;
+  });
+}
+
+Parameters PlanesPlan::first_parameters(const StreamRecord& stream) const {
+  Parameters parameters;
+  parameters.record.codec = static_cast<std::uint8_t>(Codec::kPlanes);
+  const bool removed = can_remove_rope(stream);
+  if (removed) {
+    parameters.record.rope_removed = 1;
+    parameters.record.rope_table_digest = rope_table_digest_;
+    parameters.record.positions_digest = positions_digest_;
+  }
+  const auto parts = std::span(header_.parts).subspan(stream.part_first, stream.part_count);
+  parameters.parts.assign(parts.begin(), parts.end());
+  if (removed) {
+    std::stable_sort(parameters.parts.begin(), parameters.parts.end(),
+                     [](const PartRecord& a, const PartRecord& b) { return a.rotated > b.rotated; });
+  }
+  std::uint32_t at = 0;
+  for (PartRecord& part : parameters.parts) {
+    part.offset = at;
+    at += part.width;
+  }
+  return parameters;
+}
+
+std::shared_ptr<const Angles> PlanesPlan::angles(const PlanesStream& stream, std::uint64_t first, std::uint64_t count) {
+  if (!stream.rope_removed()) return nullptr;
+  return angles_.get({rope_table_digest_, first, count}, *source_.rope_table(), source_.positions().subspan(first, count));
+}
+
+Status PlanesPlan::learn(std::size_t index, std::uint32_t segment, Parameters& parameters) {
+  const StreamRecord& stream = header_.streams[index];
+  const SegmentRecord& record = header_.segments[segment];
+  const PlanesStream plain(stream, parameters, source_.rope_table());
+  PlanesStatistics statistics(plain);
+  const std::uint64_t first = std::max(record.first_token, stream.first_token);
+  const std::uint64_t end = std::min(record.first_token + record.token_count, stream.first_token + stream.token_count);
+  if (first < end) {
+    const auto row = map_.row(map_.row_of[BitWidthMap::first_use(header_, index)]);
+    std::vector<std::byte> rows;
+    for (const TokenSpan& span : plan_chunks(first, end - first, plain.row_size(), options_.chunk_tokens, options_.limits)) {
+      rows.resize(span.token_count * plain.row_size());
+      if (Status s = source_.read_rows(index, span.first_token, span.token_count, rows); !s) return s;
+      std::vector<std::uint8_t> coded;
+      for (const std::int8_t offset : row.subspan(span.first_token - record.first_token, span.token_count)) {
+        coded.push_back(offset == kOffsetExact ? 0 : 1);
+      }
+      const auto turned = angles(plain, span.first_token, span.token_count);
+      statistics.add(rows, coded, turned == nullptr ? nullptr : turned->data());
+    }
+  }
+  parameters.data = statistics.means();
+  parameters.record.data_size = parameters.data.size();
+  const std::uint32_t n = planes_hadamard(planes_groups(stream, parameters));
+  parameters.record.hadamard_size = statistics.rotation_helps(parameters.data, n) ? n : 1;
+  return {};
+}
+
+Result<std::vector<std::optional<Parameters>>> PlanesPlan::prepare(std::uint32_t segment,
+                                                                   std::uint64_t rope_table_digest,
+                                                                   std::uint64_t positions_digest) {
+  rope_table_digest_ = rope_table_digest;
+  positions_digest_ = positions_digest;
+  map_ = map(segment);
+  struct Job {
+    PlanesPlan& plan;
+    std::uint32_t segment;
+    std::vector<std::optional<Parameters>> parameters;
+    std::vector<Status> statuses;
+  } job{*this, segment, {}, std::vector<Status>(header_.streams.size())};
+  for (std::size_t s = 0; s < header_.streams.size(); ++s) {
+    job.parameters.emplace_back(codes(s) ? std::optional(first_parameters(header_.streams[s])) : std::nullopt);
+  }
+  options_.parallel(
+      header_.streams.size(),
+      [](void* context, std::size_t s) {
+        auto& j = *static_cast<Job*>(context);
+        if (j.parameters[s]) j.statuses[s] = j.plan.learn(s, j.segment, *j.parameters[s]);
+      },
+      &job);
+  streams_.clear();
+  for (std::size_t s = 0; s < header_.streams.size(); ++s) {
+    if (!job.statuses[s]) return job.statuses[s].error();
+    if (job.parameters[s]) streams_.emplace(s, PlanesStream(header_.streams[s], *job.parameters[s], source_.rope_table()));
+  }
+  return std::move(job.parameters);
+}
+
+PlanesEncoded PlanesPlan::encode(std::size_t stream, const FrameHeader& frame, std::span<const std::byte> rows) {
+  const PlanesStream& opened = streams_.at(stream);
+  const auto tokens = planes_tokens(header_, map_, frame);
+  const auto turned = angles(opened, frame.first_token, frame.token_count);
+  return encode_planes(opened, *tokens, rows, turned == nullptr ? nullptr : turned->data());
+}
+
+Error PlanesPlan::nonfinite_error(std::size_t index, std::uint64_t token, std::span<const std::byte> row) const {
+  const StreamRecord& stream = header_.streams[index];
+  std::vector<float> values(row_elements(stream));
+  kernel::to_f32(static_cast<DType>(stream.dtype), row, values);
+  const auto at = std::find_if(values.begin(), values.end(), [](float v) { return !std::isfinite(v); });
+  // Values that are finite may leave f32 when they are rotated: then the row as a whole is named.
+  const auto head = at == values.end() ? 0 : static_cast<std::uint64_t>(at - values.begin()) / stream.head_dim;
+  return {ErrorCode::kNonFinite, kNoOffset, "planes",
+          "layer " + std::to_string(stream.layer) + " " + std::string(name_of(static_cast<StreamKind>(stream.stream))) +
+              ", head " + std::to_string(head) + ", token " + std::to_string(token) +
+              ": found a NaN or an infinity, allowed finite values"};
+}
+
+}  // namespace cachecard

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "cachecard/writer.hpp"
+
+namespace CLI {
+class App;
+}
+
+namespace cachecard::cli {
+
+/// Codec and its settings, as convert and capture take them.
+struct CodecFlags {
+  std::string codec;             ///< raw, ggml or planes; empty: what the types need, or planes where a setting asks
+  std::string bits;              ///< K,V or one number
+  std::string map;               ///< file with the bits of each token
+  std::optional<std::uint64_t> exact_tokens;
+  bool keep_nonfinite = false;
+
+  /// Whether planes are asked for, by name or by a setting of theirs.
+  bool is_lossy() const { return codec == "planes" || (codec.empty() && any_given()); }
+  bool any_given() const {
+    return !codec.empty() || !bits.empty() || !map.empty() || exact_tokens || keep_nonfinite;
+  }
+};
+
+void add_codec_options(CLI::App& command, CodecFlags& flags, const std::string& group);
+
+/// K,V or one number for both, 1 to 8 each. Errors: invalid_argument
+struct KeyValueBits {
+  std::uint8_t key;
+  std::uint8_t value;
+};
+Result<KeyValueBits> parse_bits(const std::string& text);
+
+/// The settings of planes, or nothing where exact codecs are wanted. Holds the flags to the cache's types and tokens.
+/// Errors: invalid_argument, io
+Result<std::optional<PlanesOptions>> planes_options(const CodecFlags& flags, const CardHeader& header);
+
+/// For provenance: "" or ", planes 4,3 bits".
+std::string describe(const std::optional<PlanesOptions>& planes, const CodecFlags& flags);
+
+/// One line for each reason why chunks that were to be planes are raw.
+std::vector<std::string> raw_chunk_notes(const WriteReport& written);
+
+}  // namespace cachecard::cli
