@@ -47,6 +47,8 @@ Error callback_error(ccd_status status, std::string_view callback);
 /// A struct that grows gets its old size here.
 template <class T>
 inline constexpr std::size_t kFirstSize = sizeof(T);
+template <>
+inline constexpr std::size_t kFirstSize<ccd_write_options> = offsetof(ccd_write_options, codec);
 
 /// A struct given by the caller, at its own size: what it lacks is zero, what we do not know must be.
 template <class T>

@@ -79,6 +79,28 @@ class Capture(RuntimeCase):
             self.assertEqual(os.listdir(self.slot_dir), [])
 
 
+class Planes(RuntimeCase):
+    def test_a_lossy_card_hands_off(self):
+        with server(self.slot_dir) as source:
+            llama.completion(source.url, context.tokens, 1)
+            cards = {}
+            for bits in ("8", "4,3"):
+                cards[bits] = context.path(f"planes-{bits[0]}.card")
+                facts = self.ok(cachecard("capture", cards[bits], *slot_flags(source), "--codec", "planes", "--bits", bits,
+                                          "--json")).facts
+                self.assertEqual(facts["raw_chunks"], 0)
+        self.assertLess(facts["file_bytes"], 0.26 * facts["state_bytes"])  # a short context: frames and exact tokens weigh
+        with server(self.slot_dir) as receiver:
+            for bits, card in cards.items():
+                with self.subTest(bits=bits):
+                    answer = self.inject(receiver, "--ask", context.empty, "--n-predict", hand_off.ANSWER_TOKENS,
+                                         card=card).facts["ask"]
+                    self.assertEqual(answer["cache_n"], hand_off.CARD_TOKENS - 1)
+                    self.assertFalse(answer["read_again"])
+                    same = sum(a == b for a, b in zip(answer["tokens"], context.answer))
+                    self.assertGreaterEqual(same, len(context.answer) if bits == "8" else 1)
+
+
 class HandOff(RuntimeCase):
     def test_one_slot(self):
         with server(self.slot_dir) as receiver:

@@ -209,6 +209,33 @@ TEST_CASE("the writer writes a file whole or not at all", "[c_api]") {
   CHECK(folder.file_count() == 1);
 }
 
+TEST_CASE("planes are written and read through the ABI, also by callers that do not know them", "[c_api]") {
+  const Description d;
+  Attempt exact;
+  exact.options.struct_size = offsetof(ccd_write_options, codec);  // a caller of before planes
+  REQUIRE(exact.write(d.writer) == CCD_OK);
+  Attempt lossy;
+  lossy.options.codec = CCD_CODEC_PLANES;
+  lossy.options.key_bits = 5;
+  lossy.options.flags |= CCD_WRITE_EXACT_TOKENS;
+  lossy.options.exact_tokens = 1;
+  REQUIRE(lossy.write(d.writer) == CCD_OK);
+  CHECK(lossy.card != exact.card);
+  auto report = sized<ccd_verify_report>();
+  CHECK(ccd_verify_bytes(lossy.card.data(), lossy.card.size(), CCD_VERIFY_DECODE, nullptr, &report, nullptr) == CCD_OK);
+
+  Attempt wrong;
+  wrong.options.codec = 1;
+  CHECK(wrong.write(d.writer) == CCD_INVALID_ARGUMENT);
+  wrong.options.codec = CCD_CODEC_PLANES;
+  wrong.options.value_bits = 9;
+  CHECK(wrong.write(d.writer) == CCD_INVALID_ARGUMENT);
+  wrong.options.value_bits = 0;
+  const std::vector<std::uint8_t> bits(2 * kTokens, 9);
+  wrong.options.token_bits = bits.data();
+  CHECK(wrong.write(d.writer) == CCD_INVALID_ARGUMENT);
+}
+
 TEST_CASE("callbacks that fail end the write with their status", "[c_api]") {
   const Description d;
   Attempt attempt;

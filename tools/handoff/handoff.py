@@ -53,6 +53,11 @@ def question_text(url, question):
     return prompt.rpartition(TURN_MARK)[2]
 
 
+def codec_flags(args):
+    """What capture is told: --codec raw keeps every bit, planes as many as --bits says."""
+    return [] if args.codec == "raw" else ["--codec", args.codec, "--bits", args.bits]
+
+
 def sender_side(server, args, card):
     """Server A reads, its slot becomes a card, and it answers from its own cache as the reference."""
     with open(args.text, encoding="utf-8") as text:
@@ -62,7 +67,7 @@ def sender_side(server, args, card):
     done()
     done = progress("cachecard capture: server A's slot becomes a card")
     captured = run_cli(args.cli, "capture", "--server", server.url, "--slot", "0", "--slot-dir", server.slot_dir,
-                       "--model", args.model, card)
+                       "--model", args.model, *codec_flags(args), card)
     done()
     asked = question_text(server.url, args.question)
     done = progress("server A answers from its own, exact cache")
@@ -123,7 +128,7 @@ def table(facts, sender, receiver):
     rows = [
         ("context", f"{facts['token_count']:,} tokens"),
         ("server's own f16 state", f"{receiver['injected']['state_bytes']:,} bytes"),
-        ("card", f"{facts['file_bytes']:,} bytes"),
+        ("card", f"{facts['file_bytes']:,} bytes, {facts['file_bytes'] / receiver['injected']['state_bytes']:.3f} of it"),
         ("bits per value (whole file)", f"{facts['bits_per_value']:.3f}"),
         ("first token by reading again", f"{receiver['reread_s']:.2f} s"),
         ("first token by the card", f"{card_s:.2f} s, {receiver['reread_s'] / card_s:.0f} times faster"),
@@ -149,6 +154,8 @@ def parse_arguments():
     parser.add_argument("--question", default=QUESTION, help="what the receiver asks")
     parser.add_argument("--answer", type=int, default=48, help="tokens of each answer")
     parser.add_argument("--ctx", type=int, default=8192, help="context size of the servers")
+    parser.add_argument("--codec", choices=("raw", "planes"), default="planes", help="how the card keeps the values")
+    parser.add_argument("--bits", default="4,3", help="planes: bits a value of keys and values")
     parser.add_argument("--keep", help="keep the card here")
     args = parser.parse_args()
     for path in (args.cli, args.model, args.text):

@@ -459,8 +459,11 @@ typedef struct ccd_values {
 /* ccd_write_options.flags. */
 enum {
   CCD_WRITE_KEEP_EXISTING = 1, /* a file that exists is io instead of being replaced */
-  CCD_WRITE_NO_SYNC = 2        /* no fsync: fast, but a power cut may lose the card */
+  CCD_WRITE_NO_SYNC = 2,       /* no fsync: fast, but a power cut may lose the card */
+  CCD_WRITE_EXACT_TOKENS = 4,  /* planes: exact_tokens is meant; without it the first four tokens are exact */
+  CCD_WRITE_KEEP_NONFINITE = 8 /* planes: chunks with NaN or infinite values stay raw; else non_finite */
 };
+enum { CCD_CODEC_EXACT = 0, CCD_CODEC_PLANES = 2 }; /* exact: raw or ggml, as the types need */
 enum { CCD_COMPRESSOR_NONE = 0, CCD_COMPRESSOR_ZSTD = 1, CCD_COMPRESSOR_SPLIT_ZSTD = 2 };
 enum { CCD_ORDER_LAYER_MAJOR = 0, CCD_ORDER_SPAN_MAJOR = 1 };
 
@@ -474,6 +477,12 @@ typedef struct ccd_write_options {
   uint64_t chunk_tokens;  /* 0: 2048 */
   const char* provenance; /* UTF-8: what was done, with which options; no path. NULL: empty */
   ccd_parallel parallel;
+  uint32_t codec;             /* CCD_CODEC_...: of f32, f16 and bf16 streams */
+  uint32_t key_bits;          /* planes: 1 to 8; 0: 4 */
+  uint32_t value_bits;        /* planes: 1 to 8; 0: 3 */
+  uint32_t reserved2;
+  uint64_t exact_tokens;      /* planes, with CCD_WRITE_EXACT_TOKENS: first tokens that stay as they are */
+  const uint8_t* token_bits;  /* planes: {key, value} bits of each token of the card, 0: exact; NULL: as above */
 } ccd_write_options;
 
 typedef struct ccd_write_report {

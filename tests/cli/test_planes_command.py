@@ -1,0 +1,97 @@
+"""--codec planes: convert, trim --bits, the map file, and what is refused."""
+
+from cli_runner import CACHES, MODEL, CommandTest, main
+
+TOKENS = 5
+
+
+class Planes(CommandTest):
+    def map_file(self, text, name="map.csv"):
+        path = self.folder / name
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    def widths(self, card):
+        rows = self.json("inspect", card, "--map")["map"]
+        return {(row["streams"].split()[0], row["first_token"]): row["width_bits"] for row in rows}
+
+    def test_bits_and_exact_tokens(self):
+        card = self.card("llama_f16.seq", "--codec", "planes", "--bits", "5,2", "--exact-tokens", "1")
+        self.expect(0, "verify", "--decode", "-q", card)
+        widths = self.widths(card)
+        self.assertEqual(widths[("key", 1)], 5)
+        self.assertEqual(widths[("value", 1)], 2)
+        self.assertEqual(widths[("key", 0)], 16)
+        facts = self.json("inspect", card)
+        self.assertIn("planes", [stage["codec"] for stage in facts["stages"]])
+        self.assertEqual(facts["bits_per_value"], 8 * facts["file_bytes"] / facts["value_count"])
+
+    def test_a_setting_of_planes_means_planes(self):
+        self.assertEqual(self.widths(self.card("llama_f16.seq", "--bits", "3"))[("value", 4)], 3)
+
+    def test_comes_back_as_a_state_of_the_same_layout(self):
+        card = self.card("llama_f16.seq", "--codec", "planes", "--bits", "8")
+        self.expect(0, "convert", card, "out.seq", "-q")
+        self.assertEqual((self.folder / "out.seq").stat().st_size, (CACHES / "llama_f16.seq").stat().st_size)
+        self.expect(0, "convert", "out.seq", "again.card", "-q", "--model", MODEL)
+        report = self.json("diff", card, "again.card")
+        self.assertEqual(report["equal_value_chunks"], len(report["chunks"]))  # the values are those of the card, stored raw
+
+    def test_the_map_says_the_bits_of_every_token(self):
+        path = self.map_file("# sinks, then two widths\n0:1,exact,exact\n1:3, 8,6\n3:5,2,1\n")
+        widths = self.widths(self.card("llama_f16.seq", "--codec", "planes", "--map", path))
+        self.assertEqual([widths[("key", t)] for t in (0, 1, 3)], [16, 8, 2])
+        self.assertEqual([widths[("value", t)] for t in (0, 1, 3)], [16, 6, 1])
+
+    def test_maps_that_are_wrong_are_refused_by_line(self):
+        cases = {"a hole": "0:1,4,4\n2:5,4,4\n", "an overlap": "0:3,4,4\n2:5,4,4\n", "too short": "0:4,4,4\n",
+                 "too long": "0:6,4,4\n", "nine bits": "0:5,9,4\n", "no bits": "0:5,0,4\n", "no comma": "0:5 4 4\n",
+                 "empty span": "0:0,4,4\n", "empty": "", "backwards": "5:0,4,4\n", "not a number": "0:5,four,4\n"}
+        for name, text in cases.items():
+            with self.subTest(map=name):
+                done = self.run_command("convert", CACHES / "llama_f16.seq", "out.card", "--model", MODEL, "--codec",
+                                        "planes", "--map", self.map_file(text))
+                self.assertEqual(done.returncode, 2, done.stderr)
+                self.assertEqual(done.stderr.count(b"\n"), 1, done.stderr)
+                self.assertFalse((self.folder / "out.card").exists())
+        done = self.run_command("convert", CACHES / "llama_f16.seq", "out.card", "--model", MODEL, "--codec", "planes",
+                                "--map", "missing.csv")
+        self.assertEqual(done.returncode, 3, done.stderr)
+
+    def test_flags_that_do_not_go_together_are_refused(self):
+        path = self.map_file(f"0:{TOKENS},4,4\n")
+        for flags in (["--codec", "raw", "--bits", "4"], ["--bits", "0,3"], ["--bits", "4,9"], ["--bits", "4,3,2"],
+                      ["--bits", "x"], ["--map", path, "--bits", "4"], ["--map", path, "--exact-tokens", "2"],
+                      ["--codec", "ggml", "--keep-nonfinite"], ["--codec", "nonsense"]):
+            with self.subTest(flags=flags):
+                done = self.run_command("convert", CACHES / "llama_f16.seq", "out.card", "--model", MODEL, *flags)
+                self.assertEqual(done.returncode, 2, done.stderr)
+                self.assertFalse((self.folder / "out.card").exists())
+        done = self.run_command("convert", CACHES / "llama_q4_0.seq", "out.card", "--model", MODEL, "--rotated", "yes",
+                                "--codec", "planes")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn(b"q4_0", done.stderr)
+
+    def test_trim_drops_planes(self):
+        card = self.card("llama_f16.seq", "--codec", "planes", "--bits", "6", "--exact-tokens", "0")
+        report = self.json("trim", card, "t.card", "--bits", "3,1")
+        self.assertEqual(report["copied_chunks"], 0)
+        self.assertGreater(report["lowered_chunks"], 0)
+        self.assertLess(report["file_bytes"], report["input_bytes"])
+        self.expect(0, "verify", "--decode", "-q", "t.card")
+        self.assertEqual(self.widths("t.card"), {("key", 0): 3, ("value", 0): 1})
+        again = self.json("trim", "t.card", "u.card", "--bits", "5")
+        self.assertEqual(again["lowered_chunks"], 0)
+        self.assertEqual(self.json("diff", "t.card", "u.card")["different_chunks"], 0)
+        for bits in ("0", "9", "4,", "many"):
+            self.assertEqual(self.run_command("trim", card, "v.card", "--bits", bits).returncode, 2, bits)
+
+    def test_trim_bits_of_an_exact_card_changes_no_value(self):
+        card = self.card()
+        report = self.json("trim", card, "t.card", "--bits", "2")
+        self.assertEqual(report["lowered_chunks"], 0)
+        self.assertEqual(self.json("diff", card, "t.card")["different_chunks"], 0)
+
+
+if __name__ == "__main__":
+    main()
