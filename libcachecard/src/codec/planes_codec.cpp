@@ -9,16 +9,20 @@
 #include "cachecard/digest.hpp"
 #include "codec/planes_error.hpp"
 #include "kernel/floats.hpp"
+#include "kernel/planes_tables.hpp"
 
 namespace cachecard {
 namespace {
 
 constexpr std::int32_t kReach = 254;  ///< sixteenths of an octave below a chunk's top
 
-float step_of(const PlanesHead& head, std::size_t coded, std::size_t unit, std::uint32_t width, std::uint32_t n) {
+/// kernel::planes_step(kernel::planes_range(k), width, n) by exponents: ranges are normal numbers, and so are their parts.
+float step_of(const PlanesHead& head, std::size_t coded, std::size_t unit, std::uint32_t width, float rotation_scale) {
   const auto scale = static_cast<std::int32_t>(head.scale[coded * head.unit_count + unit]);
   if (scale == 0) return 0.0f;
-  return kernel::planes_step(kernel::planes_range(head.top[unit] + scale - 255), width, n);
+  const std::int32_t k = head.top[unit] + scale - 255;
+  const auto mantissa = std::bit_cast<std::int32_t>(kernel::kSixteenthOctaves[static_cast<std::size_t>(k & 15)]);
+  return std::bit_cast<float>(mantissa + (((k >> 4) - static_cast<std::int32_t>(width)) << 23)) * rotation_scale;
 }
 
 }  // namespace
@@ -29,7 +33,8 @@ PlanesStream::PlanesStream(const StreamRecord& stream, const Parameters& paramet
       row_size_(row_bytes(stream, static_cast<DType>(stream.dtype))),
       head_count_(stream.kv_head_count),
       head_dim_(stream.head_dim),
-      hadamard_size_(parameters.record.hadamard_size) {
+      hadamard_size_(parameters.record.hadamard_size),
+      rotation_scale_(1.0f / std::sqrt(static_cast<float>(parameters.record.hadamard_size))) {
   for (const std::uint16_t mean : load_numbers<std::uint16_t>(parameters.data)) {
     mean_.push_back(kernel::f32_from_f16(mean));
   }
@@ -66,7 +71,7 @@ void PlanesChunk::decode(std::size_t token, const kernel::RowTarget& target, std
     row.planes[p] = payload.data() + head.plane_offset[p] + place * row_bytes;
   }
   for (std::size_t u = 0; u < head.unit_count; ++u) {
-    scratch[u] = step_of(head, place, u, row.width, shape.hadamard_size);
+    scratch[u] = step_of(head, place, u, row.width, stream.rotation_scale());
   }
   row.steps = scratch.data();
   row.mean = stream.mean();
@@ -80,7 +85,7 @@ double PlanesChunk::squared_error_bound() const {
   for (const std::uint32_t token : tokens.order) {
     const std::size_t place = tokens.place[token];
     for (std::size_t u = 0; u < head.unit_count; ++u) {
-      const double half_step = double{step_of(head, place, u, tokens.present_width(token), 1)};
+      const double half_step = double{step_of(head, place, u, tokens.present_width(token), 1.0f)};
       bound += half_step * half_step * shape.group_widths[u % shape.group_widths.size()];
     }
   }

@@ -25,6 +25,8 @@ class PlanesStream {
   std::uint32_t pair_count() const { return rotated_width_ / 2; }
   const float* mean() const { return mean_.empty() ? nullptr : mean_.data(); }
   float unrotate_gain() const { return unrotate_gain_; }
+  /// 1 / sqrt(hadamard_size).
+  float rotation_scale() const { return rotation_scale_; }
 
  private:
   std::vector<std::uint32_t> group_widths_;
@@ -38,6 +40,7 @@ class PlanesStream {
   std::uint32_t rotated_offset_ = 0;
   std::uint32_t rotated_width_ = 0;
   float unrotate_gain_ = 1.0f;
+  float rotation_scale_ = 1.0f;
 };
 
 /// Floats of scratch that PlanesChunk::decode needs.
@@ -87,7 +90,7 @@ std::vector<std::byte> cut_planes(const PlanesChunk& chunk, std::size_t first, c
 class PlanesStatistics {
  public:
   /// stream: with the rotation and RoPE that are wished for, no means.
-  explicit PlanesStatistics(const PlanesStream& stream) : stream_(stream), sum_(stream.element_count()) {}
+  explicit PlanesStatistics(const PlanesStream& stream) : stream_(stream), sum_(stream.element_count()), squares_(stream.element_count()) {}
 
   /// coded: whether a token is not exact, by token of rows. Rows with a value that is not finite are left out.
   void add(std::span<const std::byte> rows, std::span<const std::uint8_t> coded, const float* angles);
@@ -99,7 +102,7 @@ class PlanesStatistics {
  private:
   const PlanesStream& stream_;
   std::vector<double> sum_;
-  double energy_ = 0.0;
+  std::vector<double> squares_;
   std::uint64_t count_ = 0;
   std::vector<float> samples_;  ///< rows in card order
 };
