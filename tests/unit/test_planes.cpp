@@ -176,6 +176,27 @@ TEST_CASE("a cut of planes decodes to the bits of the whole", "[unit]") {
   }
 }
 
+TEST_CASE("a payload is passed on only with all its planes whole", "[unit]") {
+  const FormulaSource source = smooth();
+  Written card = write(source, planes_of(4, 3));
+  std::uint64_t last = 0;
+  {
+    const MemorySource bytes(card.bytes);
+    const auto reader = CardReader::open(bytes);
+    REQUIRE(reader);
+    const FrameHeader& frame = reader->frames()[reader->chunks(0)[0]];
+    last = frame.offset + 128 + frame.stored_size - 1;
+  }
+  card.bytes[last] ^= std::byte{1};
+  const MemorySource bytes(card.bytes);
+  const auto reader = CardReader::open(bytes);
+  REQUIRE(reader);
+  const std::uint32_t index = reader->chunks(0)[0];
+  std::vector<std::byte> stored(reader->frames()[index].stored_size);
+  CHECK(reader->read_stored(index, stored).error().code == ErrorCode::kChecksumMismatch);
+  CHECK(reader->squared_error_bound(index).error().code == ErrorCode::kChecksumMismatch);
+}
+
 TEST_CASE("planes refuse NaN and infinite values by place, or keep the chunk raw", "[unit]") {
   FormulaSource source = smooth(DType::kF32);
   source.value(1, 40 * 128 + 64 + 3) = std::numeric_limits<float>::infinity();

@@ -70,7 +70,7 @@ class CardReader {
   /// Frames of a stream's chunks, ascending by first token (opaque: in file order).
   std::span<const std::uint32_t> chunks(std::size_t stream_index) const;
 
-  /// Payload as stored, its digest checked. Needs: out.size() == frames()[frame].stored_size
+  /// Payload as stored, its digest checked (of planes, the digests of all planes too). Needs: out.size() == frames()[frame].stored_size
   Status read_stored(std::size_t frame, std::span<std::byte> out) const;
   /// Payload decompressed, digest checked.
   Result<std::vector<std::byte>> read_section(std::size_t frame) const;

@@ -220,4 +220,23 @@ Status check_plane_digests(const FrameHeader& frame, const PlanesHead& head, std
   return {};
 }
 
+Status check_planes_of_head(const FrameHeader& frame, std::span<const std::byte> payload) {
+  const Error misfit = head_error(ErrorCode::kBadSize, frame, "planes.plane_count", "the planes do not fill the payload");
+  if (frame.digest_size < encoded_size<PlanesRecord>()) return misfit;
+  const auto count = load<PlanesRecord>(payload).plane_count;
+  const std::uint64_t table_size = count * encoded_size<PlaneRecord>();
+  if (count > kMostBits || table_size > frame.digest_size - encoded_size<PlanesRecord>()) return misfit;
+  PlanesHead head;
+  head.record.plane_count = count;
+  std::uint64_t at = frame.digest_size;
+  for (std::uint32_t p = 0; p < count; ++p) {
+    head.planes[p] = load<PlaneRecord>(payload.subspan(frame.digest_size - table_size + p * encoded_size<PlaneRecord>()));
+    head.plane_offset[p] = at;
+    if (head.planes[p].size > payload.size() - at) return misfit;
+    at += head.planes[p].size;
+  }
+  if (at != payload.size()) return misfit;
+  return check_plane_digests(frame, head, payload);
+}
+
 }  // namespace cachecard

@@ -75,4 +75,8 @@ Result<PlanesHead> parse_planes_head(const StreamRecord& stream, const FrameHead
 /// Planes against the table's digests. payload: all of it. Errors: checksum_mismatch at the plane's first byte
 Status check_plane_digests(const FrameHeader& frame, const PlanesHead& head, std::span<const std::byte> payload);
 
+/// The same without a map, for whoever passes payloads on: what the head says of its planes must tile the rest.
+/// Errors: bad_size, checksum_mismatch
+Status check_planes_of_head(const FrameHeader& frame, std::span<const std::byte> payload);
+
 }  // namespace cachecard

@@ -6,6 +6,7 @@
 #include "cachecard/reader.hpp"
 #include "format/frame_walk.hpp"
 #include "format/framing.hpp"
+#include "format/planes_layout.hpp"
 #include "format/record_check.hpp"
 #include "reader/chunk_context.hpp"
 #include "reader/payload.hpp"
@@ -235,7 +236,10 @@ Status CardReader::read_stored(std::size_t frame, std::span<std::byte> out) cons
     return Error{ErrorCode::kBufferTooSmall, kNoOffset, {}, found_allowed(out.size(), std::to_string(f.stored_size))};
   }
   if (Status s = source_->read_at(f.offset + kFrameHeaderSize, out); !s) return s;
-  return check_digest(f, out);
+  if (Status s = check_digest(f, out); !s) return s;
+  const bool planes = f.section_type == static_cast<std::uint16_t>(SectionType::kChunk) &&
+                      f.codec == static_cast<std::uint8_t>(Codec::kPlanes);
+  return planes ? check_planes_of_head(f, out) : Status();
 }
 
 Result<std::vector<std::byte>> CardReader::read_section(std::size_t frame) const {
