@@ -20,5 +20,5 @@ function(cachecard_install)
   write_basic_package_version_file(${PROJECT_BINARY_DIR}/cachecardConfigVersion.cmake
     COMPATIBILITY SameMinorVersion)  # under 0.x a minor may change anything
   install(FILES ${PROJECT_BINARY_DIR}/cachecardConfig.cmake ${PROJECT_BINARY_DIR}/cachecardConfigVersion.cmake
-    DESTINATION ${package_dir})
+    ${PROJECT_SOURCE_DIR}/cmake/find_hwy.cmake DESTINATION ${package_dir})
 endfunction()

@@ -8,9 +8,9 @@ jobs=$(nproc)
 # Clones in other folders share what was compiled before.
 export CCACHE_BASEDIR=$root_dir CCACHE_NOHASHDIR=true
 
-build_packages="g++ cmake ninja-build ccache pkg-config libzstd-dev libxxhash-dev libcli11-dev
+build_packages="g++ cmake ninja-build ccache pkg-config libzstd-dev libxxhash-dev libhwy-dev libcli11-dev
   nlohmann-json3-dev libfmt-dev libcpp-httplib-dev python3 python3-venv ca-certificates"
-test_packages="catch2 libhwy-dev binutils file"
+test_packages="catch2 binutils file g++-aarch64-linux-gnu qemu-user"
 
 # One line on a terminal or in a log: what is being done, then how long it took.
 step() {

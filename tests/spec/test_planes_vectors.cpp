@@ -76,7 +76,7 @@ struct VectorStream {
     std::vector<std::vector<std::string>> rows;
     for (std::size_t t = 0; t < 4; ++t) {
       std::array<std::uint16_t, 8> row{};
-      chunk.decode(t, {reinterpret_cast<std::byte*>(row.data()), 16, DType::kF16}, scratch);
+      chunk.decode(t, 1, {reinterpret_cast<std::byte*>(row.data()), 16, DType::kF16}, 16, scratch);
       auto& words = rows.emplace_back();
       for (const std::uint16_t value : row) {
         char text[8];

@@ -277,7 +277,7 @@ TEST_CASE("the writer refuses what is missing or names nothing", "[c_api]") {
     CHECK(attempt.write(d.writer) == CCD_INVALID_ARGUMENT);
     CHECK(attempt.card.empty());
   };
-  expect_invalid([](Attempt& a) { a.options.flags = 4; });
+  expect_invalid([](Attempt& a) { a.options.flags = 64; });
   expect_invalid([](Attempt& a) { a.options.compressor = 3; });
   expect_invalid([](Attempt& a) { a.options.chunk_order = 2; });
   expect_invalid([](Attempt& a) { a.values.read_rows = nullptr; });

@@ -17,10 +17,11 @@ namespace {
 constexpr std::int32_t kReach = 254;  ///< sixteenths of an octave below a chunk's top
 
 /// kernel::planes_step(kernel::planes_range(k), width, n) by exponents: ranges are normal numbers, and so are their parts.
-float step_of(const PlanesHead& head, std::size_t coded, std::size_t unit, std::uint32_t width, float rotation_scale) {
-  const auto scale = static_cast<std::int32_t>(head.scale[coded * head.unit_count + unit]);
+/// unit: counted on from the first of the row at `place`.
+float step_of(const PlanesHead& head, std::size_t place, std::size_t unit, std::uint32_t width, float rotation_scale) {
+  const auto scale = static_cast<std::int32_t>(head.scale[place * head.unit_count + unit]);
   if (scale == 0) return 0.0f;
-  const std::int32_t k = head.top[unit] + scale - 255;
+  const std::int32_t k = head.top[unit % head.unit_count] + scale - 255;
   const auto mantissa = std::bit_cast<std::int32_t>(kernel::kSixteenthOctaves[static_cast<std::size_t>(k & 15)]);
   return std::bit_cast<float>(mantissa + (((k >> 4) - static_cast<std::int32_t>(width)) << 23)) * rotation_scale;
 }
@@ -50,33 +51,57 @@ kernel::PlanesShape PlanesStream::shape() const {
 }
 
 std::size_t planes_decode_scratch(const PlanesStream& stream) {
-  return stream.unit_count() + stream.shape().head_dim;
+  return kPlanesRunRows * stream.unit_count() + stream.shape().head_dim;
 }
 
-void PlanesChunk::decode(std::size_t token, const kernel::RowTarget& target, std::span<float> scratch) const {
+/// How many tokens from `token` on lie one behind the other in the planes, with the same planes; 1 for an exact one.
+std::size_t PlanesChunk::run_of(std::size_t token, std::size_t end) const {
+  const std::size_t most = std::min(end - token, kPlanesRunRows);
+  std::size_t count = 1;
+  while (count < most && tokens.coded_width[token + count] == tokens.coded_width[token] &&
+         tokens.place[token + count] == tokens.place[token] + count) {
+    ++count;
+  }
+  return tokens.coded_width[token] == 0 ? 1 : count;
+}
+
+void PlanesChunk::copy_exact(std::size_t token, const kernel::RowTarget& target) const {
+  const std::uint32_t heads = stream.shape().head_count;
+  const std::byte* row = head.exact_rows.data() + tokens.place[token] * stream.row_size();
+  const std::size_t size = stream.row_size() / heads;
+  for (std::uint32_t h = 0; h < heads; ++h) {
+    std::memcpy(target.base + static_cast<std::int64_t>(h) * target.head_stride, row + h * size, size);
+  }
+}
+
+void PlanesChunk::decode(std::size_t first, std::size_t count, const kernel::RowTarget& target, std::int64_t row_stride,
+                         std::span<float> scratch) const {
   const kernel::PlanesShape shape = stream.shape();
-  const std::size_t place = tokens.place[token];
-  if (tokens.coded_width[token] == 0) {
-    const std::byte* row = head.exact_rows.data() + place * stream.row_size();
-    const std::size_t size = stream.row_size() / shape.head_count;
-    for (std::uint32_t h = 0; h < shape.head_count; ++h) {
-      std::memcpy(target.base + static_cast<std::int64_t>(h) * target.head_stride, row + h * size, size);
-    }
-    return;
-  }
-  kernel::PlanesRow row;
-  row.width = tokens.present_width(token);
   const std::size_t row_bytes = shape.plane_row_bytes();
-  for (std::uint32_t p = 0; p < row.width; ++p) {
-    row.planes[p] = payload.data() + head.plane_offset[p] + place * row_bytes;
+  float* const steps = scratch.data();
+  kernel::RowTarget at = target;
+  for (std::size_t token = first; token < first + count;) {
+    const std::size_t run = run_of(token, first + count);
+    if (tokens.coded_width[token] == 0) {
+      copy_exact(token, at);
+    } else {
+      const std::size_t place = tokens.place[token];
+      kernel::PlanesRow row;
+      row.width = tokens.present_width(token);
+      for (std::uint32_t p = 0; p < row.width; ++p) {
+        row.planes[p] = payload.data() + head.plane_offset[p] + place * row_bytes;
+      }
+      for (std::size_t i = 0; i < run * head.unit_count; ++i) {
+        steps[i] = step_of(head, place, i, row.width, stream.rotation_scale());
+      }
+      row.steps = steps;
+      row.mean = stream.mean();
+      row.angles = angles == nullptr ? nullptr : angles + token * 2 * stream.pair_count();
+      kernel::planes_kernels().decode_rows(shape, row, run, at, row_stride, steps + kPlanesRunRows * head.unit_count);
+    }
+    token += run;
+    at.base += static_cast<std::int64_t>(run) * row_stride;
   }
-  for (std::size_t u = 0; u < head.unit_count; ++u) {
-    scratch[u] = step_of(head, place, u, row.width, stream.rotation_scale());
-  }
-  row.steps = scratch.data();
-  row.mean = stream.mean();
-  row.angles = angles == nullptr ? nullptr : angles + token * 2 * stream.pair_count();
-  kernel::planes_kernels().decode_row(shape, row, target, scratch.data() + head.unit_count);
 }
 
 double PlanesChunk::squared_error_bound() const {

@@ -10,6 +10,8 @@
 /// The codec `planes`: rows to bit planes and back. spec: CODECS.md#planes
 namespace cachecard {
 
+inline constexpr std::size_t kPlanesRunRows = 32;  ///< rows that one call of the kernel decodes at most
+
 /// What fixes the coding of a stream in a segment: its parameters, opened.
 class PlanesStream {
  public:
@@ -48,17 +50,23 @@ std::size_t planes_decode_scratch(const PlanesStream& stream);
 
 /// A chunk at hand: head parsed, planes' digests checked.
 struct PlanesChunk {
+ public:
   const PlanesStream& stream;
   const PlanesTokens& tokens;
   const PlanesHead& head;
   std::span<const std::byte> payload;
   const float* angles;  ///< of the chunk's tokens, or null
 
-  /// One token of the chunk, in the stream's type and channel order; target.dtype must be the stream's.
-  /// Needs: scratch of planes_decode_scratch floats
-  void decode(std::size_t token, const kernel::RowTarget& target, std::span<float> scratch) const;
+  /// Tokens [first, first + count) of the chunk, in the stream's type and channel order, each row_stride bytes behind the
+  /// one before; target.dtype must be the stream's.   Needs: scratch of planes_decode_scratch floats
+  void decode(std::size_t first, std::size_t count, const kernel::RowTarget& target, std::int64_t row_stride,
+              std::span<float> scratch) const;
   /// Half a step squared, for every value of every coded token.
   double squared_error_bound() const;
+
+ private:
+  std::size_t run_of(std::size_t token, std::size_t end) const;
+  void copy_exact(std::size_t token, const kernel::RowTarget& target) const;
 };
 
 /// Why a chunk was not coded.

@@ -54,7 +54,8 @@ struct PlanesRow {
   const float* angles = nullptr;  ///< {cos, sin} a pair, or null
 };
 
-/// A row of values in the source's channel order: head h begins at base + h x head_stride bytes, channels lie side by side.
+/// A row of values in the source's channel order: head h begins at base + h x head_stride bytes, its channels lie side by
+/// side.
 struct RowTarget {
   std::byte* base = nullptr;
   std::int64_t head_stride = 0;
@@ -78,6 +79,10 @@ struct PlanesKernels {
   const char* name;
   /// Needs: row.width 1..8, its planes readable for shape.plane_row_bytes().   scratch: shape.head_dim floats
   void (*decode_row)(const PlanesShape& shape, const PlanesRow& row, const RowTarget& target, float* scratch);
+  /// decode_row for neighbours: row k lies k x plane_row_bytes(), k x units() steps and k x rotated_width angles behind
+  /// the first, and goes k x row_stride bytes behind the target. Faster than a call a row.
+  void (*decode_rows)(const PlanesShape& shape, const PlanesRow& first, std::size_t row_count, const RowTarget& target,
+                      std::int64_t row_stride, float* scratch);
   /// Quantises one row to width bits: writes plane_row_bytes() into each of width planes, and each unit's range k.
   /// scratch: shape.elements() floats. Nothing is written unless it returns kCoded.
   RowOutcome (*encode_row)(const PlanesShape& shape, const PlanesInput& input, std::uint32_t width,
@@ -93,7 +98,10 @@ struct PlanesKernels {
 /// The reference.
 const PlanesKernels& planes_scalar();
 
-/// The best set for this processor.
+/// The sets that this processor runs, best first, scalar last.   Names: avx512, avx2, neon, scalar
+std::span<const PlanesKernels* const> planes_targets();
+
+/// The best of them.
 const PlanesKernels& planes_kernels();
 
 }  // namespace cachecard::kernel

@@ -119,6 +119,19 @@ void decode_row(const PlanesShape& shape, const PlanesRow& row, const RowTarget&
   }
 }
 
+void decode_rows(const PlanesShape& shape, const PlanesRow& first, std::size_t row_count, const RowTarget& target,
+                 std::int64_t row_stride, float* scratch) {
+  PlanesRow row = first;
+  RowTarget at = target;
+  for (std::size_t k = 0; k < row_count; ++k) {
+    decode_row(shape, row, at, scratch);
+    for (std::uint32_t p = 0; p < row.width; ++p) row.planes[p] += shape.plane_row_bytes();
+    row.steps += shape.units();
+    if (row.angles != nullptr) row.angles += shape.rotated_width;
+    at.base += row_stride;
+  }
+}
+
 void to_card_order(const PlanesShape& shape, const PlanesInput& input, float* out) {
   for (std::uint32_t head = 0; head < shape.head_count; ++head) {
     float* v = out + head * shape.head_dim;
@@ -226,7 +239,8 @@ void rope_angles(std::span<const std::int32_t> positions, std::span<const double
 }  // namespace
 
 float planes_range(std::int32_t k) {
-  return std::ldexp(kSixteenthOctaves[static_cast<std::size_t>(k & 15)], k >> 4);
+  const auto octave = std::bit_cast<std::uint32_t>(kSixteenthOctaves[static_cast<std::size_t>(k & 15)]);
+  return std::bit_cast<float>(octave + (static_cast<std::uint32_t>(k >> 4) << 23));  // an ldexp that stays normal
 }
 
 std::int32_t planes_range_for(float largest) {
@@ -234,17 +248,18 @@ std::int32_t planes_range_for(float largest) {
   const std::int32_t exponent = static_cast<std::int32_t>(bits >> 23) - 127;
   const float mantissa = std::bit_cast<float>((bits & 0x7FFFFFu) | 0x3F800000u);
   std::int32_t step = 0;
-  while (step < 16 && kSixteenthOctaves[static_cast<std::size_t>(step)] < mantissa) ++step;
+  for (const float octave : kSixteenthOctaves) step += octave < mantissa ? 1 : 0;  // no branch to mispredict
   return 16 * exponent + step;
 }
 
 float planes_step(float range, std::uint32_t width, std::uint32_t hadamard_size) {
   const float scale = 1.0f / std::sqrt(static_cast<float>(hadamard_size));
-  return range * std::ldexp(1.0f, -static_cast<int>(width)) * scale;
+  const float part = std::bit_cast<float>((127u - width) << 23);  // 2^-width
+  return range * part * scale;
 }
 
 const PlanesKernels& planes_scalar() {
-  static constexpr PlanesKernels kSet{"scalar", decode_row, encode_row, to_card_order, rope_angles};
+  static constexpr PlanesKernels kSet{"scalar", decode_row, decode_rows, encode_row, to_card_order, rope_angles};
   return kSet;
 }
 

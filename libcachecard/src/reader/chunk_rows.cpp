@@ -1,5 +1,6 @@
 #include "reader/chunk_rows.hpp"
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/checked.hpp"
@@ -12,9 +13,10 @@ namespace {
 
 bool is_planes(const FrameHeader& frame) { return frame.codec == static_cast<std::uint8_t>(Codec::kPlanes); }
 
-/// At most one unit for each channel, and the channels of a head.
+/// What planes_decode_scratch asks for, without the chunk's parameters: they have at most 64 groups a head.
 std::size_t planes_floats(const StreamRecord& stream) {
-  return align64((row_elements(stream) + stream.head_dim) * sizeof(float));
+  const std::uint64_t groups = std::min<std::uint64_t>(stream.head_dim, kMostPlanesParts);
+  return align64((kPlanesRunRows * stream.kv_head_count * groups + stream.head_dim) * sizeof(float));
 }
 
 /// The payload as stored, in scratch or in place, its digest checked.
@@ -86,16 +88,19 @@ Status ChunkRows::open_planes(const CardReader& card, const FrameHeader& frame, 
 std::span<const std::byte> ChunkRows::row(std::uint64_t row) const {
   if (!head_) return payload_.subspan(row * row_size_, row_size_);
   const auto dtype = context_->stream->dtype();
-  planes().decode(row, {one_row_.data(), static_cast<std::int64_t>(head_size_), dtype}, floats_);
+  planes().decode(row, 1, {one_row_.data(), static_cast<std::int64_t>(head_size_), dtype}, 0, floats_);
   return one_row_;
 }
 
-void ChunkRows::put_heads(std::uint64_t row, const kernel::RowTarget& target) const {
-  if (head_) return planes().decode(row, target, floats_);
-  const std::byte* in = payload_.data() + row * row_size_;
-  for (std::uint32_t head = 0; head < head_count_; ++head) {
-    std::memcpy(target.base + static_cast<std::int64_t>(head) * target.head_stride, in + head * head_size_,
-                head_size_);
+void ChunkRows::put_heads(std::uint64_t first, std::uint64_t count, const kernel::RowTarget& target,
+                          std::int64_t row_stride) const {
+  if (head_) return planes().decode(first, count, target, row_stride, floats_);
+  for (std::uint64_t i = 0; i < count; ++i) {
+    const std::byte* in = payload_.data() + (first + i) * row_size_;
+    std::byte* out = target.base + static_cast<std::int64_t>(i) * row_stride;
+    for (std::uint32_t head = 0; head < head_count_; ++head) {
+      std::memcpy(out + static_cast<std::int64_t>(head) * target.head_stride, in + head * head_size_, head_size_);
+    }
   }
 }
 
@@ -104,11 +109,8 @@ void ChunkRows::put_rows(std::uint64_t first, std::uint64_t count, std::span<std
     std::memcpy(out.data(), payload_.data() + first * row_size_, count * row_size_);
     return;
   }
-  const auto dtype = context_->stream->dtype();
-  const PlanesChunk chunk = planes();
-  for (std::uint64_t i = 0; i < count; ++i) {
-    chunk.decode(first + i, {out.data() + i * row_size_, static_cast<std::int64_t>(head_size_), dtype}, floats_);
-  }
+  put_heads(first, count, {out.data(), static_cast<std::int64_t>(head_size_), context_->stream->dtype()},
+            static_cast<std::int64_t>(row_size_));
 }
 
 }  // namespace cachecard

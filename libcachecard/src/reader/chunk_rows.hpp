@@ -21,8 +21,9 @@ class ChunkRows {
 
   /// One row. Valid until the next call.
   std::span<const std::byte> row(std::uint64_t row) const;
-  /// The same, put where the heads belong, channels side by side. Needs: target.dtype is the stream's
-  void put_heads(std::uint64_t row, const kernel::RowTarget& target) const;
+  /// Rows [first, first + count), each put where its heads belong, channels side by side, row_stride bytes behind the one
+  /// before. Needs: target.dtype is the stream's
+  void put_heads(std::uint64_t first, std::uint64_t count, const kernel::RowTarget& target, std::int64_t row_stride) const;
   /// The chunk as its codes, where it is planes.
   std::optional<PlanesChunk> planes_chunk() const { return head_ ? std::optional(planes()) : std::nullopt; }
   /// Rows [first, first + count), one after the other.

@@ -124,6 +124,8 @@ struct DecodeJob {
 
   void run(std::size_t index);
   Status decode(const FrameHeader& frame) const;
+  bool takes_heads() const;
+  Status put_heads(const ChunkRows& rows, const FrameHeader& frame, const Overlap& span) const;
   void decode_row(const ChunkRows& rows, std::uint64_t row, std::byte* base, std::span<float> values) const;
 };
 
@@ -137,14 +139,30 @@ void DecodeJob::run(std::size_t index) {
 void DecodeJob::decode_row(const ChunkRows& rows, std::uint64_t row, std::byte* base, std::span<float> values) const {
   const auto dtype = static_cast<DType>(stream.dtype);
   const std::uint32_t rotation = request.keep_rotation ? 1 : stream.hadamard_size;
-  const auto element = static_cast<std::int64_t>(dtype_info(target.dtype)->block_bytes);
-  if (dtype == target.dtype && rotation == 1) {
-    if (target.channel_stride == element) return rows.put_heads(row, {base, target.head_stride, dtype});
-    return copy_row(stream, rows.row(row), target, base);
-  }
+  if (dtype == target.dtype && rotation == 1) return copy_row(stream, rows.row(row), target, base);
   kernel::to_f32(dtype, rows.row(row), values);
   if (rotation > 1) kernel::hadamard(values, rotation);
   store_row(stream, values, target, base);
+}
+
+/// Whether the target takes the stream's own values, head by head.
+bool DecodeJob::takes_heads() const {
+  const auto element = static_cast<std::int64_t>(dtype_info(target.dtype)->block_bytes);
+  return static_cast<DType>(stream.dtype) == target.dtype && target.channel_stride == element &&
+         (request.keep_rotation || stream.hadamard_size == 1);
+}
+
+/// Runs of rows that lie token_stride apart: all of them, or those of one page.
+Status DecodeJob::put_heads(const ChunkRows& rows, const FrameHeader& frame, const Overlap& span) const {
+  for (std::uint64_t t = span.first; t < span.end;) {
+    const std::uint64_t token = t - request.first_token;
+    std::uint64_t count = span.end - t;
+    if (target.blocks != nullptr) count = std::min(count, target.blocks->page_size - token % target.blocks->page_size);
+    rows.put_heads(t - frame.first_token, count, {token_base(target, token), target.head_stride, target.dtype},
+                   target.token_stride);
+    t += count;
+  }
+  return {};
 }
 
 Status DecodeJob::decode(const FrameHeader& frame) const {
@@ -157,6 +175,7 @@ Status DecodeJob::decode(const FrameHeader& frame) const {
   const std::span<float> values(reinterpret_cast<float*>(memory.data()), row_elements(stream));
   auto rows = ChunkRows::open(card, frame, memory.subspan(values_size));
   if (!rows) return rows.error();
+  if (takes_heads()) return put_heads(*rows, frame, span);
   for (std::uint64_t t = span.first; t < span.end; ++t) {
     decode_row(*rows, t - frame.first_token, token_base(target, t - request.first_token), values);
   }

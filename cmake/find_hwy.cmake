@@ -1,0 +1,10 @@
+# Gives hwy::hwy, by Highway's own package file or, where that is missing, by pkg-config. Installed with the package.
+if(NOT TARGET hwy::hwy)
+  find_package(hwy CONFIG QUIET)
+endif()
+if(NOT TARGET hwy::hwy)
+  find_package(PkgConfig REQUIRED)
+  pkg_check_modules(cachecard_hwy REQUIRED IMPORTED_TARGET libhwy)
+  add_library(hwy::hwy INTERFACE IMPORTED)
+  target_link_libraries(hwy::hwy INTERFACE PkgConfig::cachecard_hwy)
+endif()

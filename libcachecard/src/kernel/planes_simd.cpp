@@ -1,0 +1,72 @@
+// The sets of loops by SIMD target, and the choice between them. Highway includes this file once for each target.
+// Left out: targets without fused multiply-add, where only the scalar set is exact, vectors of no constant length, and what
+// AVX3_DL adds to AVX-512, which nothing here uses (but -march=native would make it the only one).
+#ifndef HWY_DISABLED_TARGETS
+#define HWY_DISABLED_TARGETS (HWY_AVX3_DL | HWY_SSSE3 | HWY_SSE4 | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128)
+#endif
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernel/planes_simd.cpp"
+#include <hwy/foreach_target.h>  // must come before highway.h
+
+#include <hwy/highway.h>
+
+#include <span>
+#include <vector>
+
+#include "kernel/planes.hpp"
+#include "kernel/planes_angles_inl.hpp"
+#include "kernel/planes_decode_inl.hpp"
+#include "kernel/planes_encode_inl.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace cachecard::kernel::HWY_NAMESPACE {
+#if HWY_NATIVE_FMA
+
+const PlanesKernels& planes_set() {
+#if HWY_TARGET == HWY_AVX3
+  static constexpr const char* kName = "avx512";
+#elif HWY_TARGET == HWY_AVX2
+  static constexpr const char* kName = "avx2";
+#else
+  static constexpr const char* kName = "neon";
+#endif
+  static constexpr PlanesKernels kSet{kName, decode_row, decode_rows, encode_row, to_card_order, rope_angles};
+  return kSet;
+}
+
+#endif  // HWY_NATIVE_FMA
+}  // namespace cachecard::kernel::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace cachecard::kernel {
+namespace {
+
+std::vector<const PlanesKernels*> supported_sets() {
+  std::vector<const PlanesKernels*> sets;
+#if HWY_TARGETS & (HWY_AVX3 | HWY_AVX2)
+  const std::int64_t supported = hwy::SupportedTargets();
+#if HWY_TARGETS & HWY_AVX3
+  if ((supported & HWY_AVX3) != 0) sets.push_back(&N_AVX3::planes_set());
+#endif
+#if HWY_TARGETS & HWY_AVX2  // not where the compiler was told to take AVX-512 for granted
+  if ((supported & HWY_AVX2) != 0) sets.push_back(&N_AVX2::planes_set());
+#endif
+#elif HWY_TARGETS & HWY_NEON
+  sets.push_back(&N_NEON::planes_set());  // every AArch64 processor has it
+#endif
+  sets.push_back(&planes_scalar());
+  return sets;
+}
+
+}  // namespace
+
+std::span<const PlanesKernels* const> planes_targets() {
+  static const std::vector<const PlanesKernels*> kSets = supported_sets();
+  return kSets;
+}
+
+const PlanesKernels& planes_kernels() { return *planes_targets().front(); }
+
+}  // namespace cachecard::kernel
+#endif  // HWY_ONCE
