@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "architectures.hpp"
 #include "state_plan.hpp"
 
 namespace cachecard::llama_cpp {
@@ -127,6 +128,22 @@ Status check_cache(const CardHeader& header, const StateTemplate::Cache& cache, 
   return {};
 }
 
+/// Keys of another runtime may have their RoPE pairs in another order than llama.cpp's graph reads them.
+Status check_order_of_pairs(const CardHeader& header) {
+  const Architecture* known = find_architecture(header.identity.text(IdentityField::kArchitecture).value_or(""));
+  if (known == nullptr || (known->rope != RopeType::kNorm && known->rope != RopeType::kNeox)) return {};
+  const auto order = known->rope == RopeType::kNorm ? RopePairing::kInterleaved : RopePairing::kHalfSplit;
+  for (const StreamRecord& stream : header.streams) {
+    const auto found = static_cast<RopePairing>(stream.rope_pairing);
+    if (found == RopePairing::kNone || found == order) continue;
+    return refuse(ErrorCode::kGeometryMismatch, "stream.rope_pairing",
+                  "layer " + std::to_string(stream.layer) + ": found " + std::string(name_of(found)) +
+                      ", llama.cpp reads keys of '" + std::string(known->name) + "' as " +
+                      std::string(name_of(order)));
+  }
+  return {};
+}
+
 }  // namespace
 
 TokenRange tokens_of_stream(const StreamRecord& stream, std::uint64_t token_count) {
@@ -154,6 +171,8 @@ CacheStreams streams_of_cache(const CardHeader& header, bool pair, bool sliding)
 
 Status check_fit(const CardHeader& header, const StateTemplate& target, std::uint64_t token_count) {
   auto status = check_prefix(header, token_count);
+  if (!status) return status;
+  status = check_order_of_pairs(header);
   if (!status) return status;
   if (is_opaque(header) != target.caches.empty()) {
     return refuse(ErrorCode::kGeometryMismatch, "module",
