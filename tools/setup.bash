@@ -10,7 +10,7 @@ export CCACHE_BASEDIR=$root_dir CCACHE_NOHASHDIR=true
 
 build_packages="g++ cmake ninja-build ccache pkg-config libzstd-dev libxxhash-dev libhwy-dev libcli11-dev
   nlohmann-json3-dev libfmt-dev libcpp-httplib-dev python3 python3-venv ca-certificates"
-test_packages="catch2 binutils file g++-aarch64-linux-gnu qemu-user"
+test_packages="catch2 g++-aarch64-linux-gnu qemu-user libtorch-dev python3-torch python3-numpy binutils file"
 
 # One line on a terminal or in a log: what is being done, then how long it took.
 step() {

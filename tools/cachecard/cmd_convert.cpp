@@ -67,23 +67,43 @@ bool has_state_options(const ConvertArgs& args) {
 Result<InputKind> input_kind(const ByteSource& input, const ConvertArgs& args) {
   if (args.from == "card") return InputKind::kCard;
   if (args.from == "llama.cpp") return InputKind::kState;
+  if (args.from == "torch") return InputKind::kTorch;
   auto kind = kind_of(input);
   if (!kind) return kind.error();
-  if (*kind != InputKind::kCard && *kind != InputKind::kState) return unknown_input(*kind, input);
+  if (*kind == InputKind::kEmpty || *kind == InputKind::kUnknown) return unknown_input(*kind, input);
   return *kind;
 }
 
-Status check_direction(InputKind kind, const ConvertArgs& args) {
-  const bool to_card = kind == InputKind::kState;
-  if (!args.to.empty() && (args.to == "card") != to_card) {
-    return usage(to_card ? "the input is a llama.cpp state already: --to card is what it can become"
-                         : "the input is a card already: --to llama.cpp is what it can become");
+/// A card becomes a .pt where --to or the output's name says so.
+bool to_torch(InputKind kind, const ConvertArgs& args) {
+  if (kind != InputKind::kCard) return false;
+  return args.to.empty() ? is_pt_name(args.output) : args.to == "torch";
+}
+
+Status check_torch(InputKind kind, const ConvertArgs& args) {
+  const bool from = kind == InputKind::kTorch;
+  const bool to = to_torch(kind, args);
+  if ((from || to) && (has_state_options(args) || !args.layout.empty() || !args.rotated.empty())) {
+    return usage("options of llama.cpp states do not go with a .pt");
   }
+  if (!from && args.torch.from_given()) return usage("--tokens and --sliding-window are for .pt to card");
+  if (!to && args.torch.to_given()) return usage("--dtype is for card to .pt");
+  if (!from && !to && args.torch.any_given()) return usage("--pairing and --libtorch are for .pt files");
+  return {};
+}
+
+Status check_direction(InputKind kind, const ConvertArgs& args) {
+  const bool to_card = kind != InputKind::kCard;
+  if (!args.to.empty() && (args.to == "card") != to_card) {
+    return usage(to_card ? "the input is a cache of a runtime: --to card is what it can become"
+                         : "the input is a card already: --to llama.cpp or torch is what it can become");
+  }
+  if (Status s = check_torch(kind, args); !s) return s;
   if (to_card && has_state_options(args)) {
     return usage("--container, --v-trans and --server-tokens are for card to state");
   }
   if (!to_card && has_card_options(args)) {
-    return usage("--model, geometry, codec and compression flags are for state to card");
+    return usage("--model, geometry, codec and compression flags are for what becomes a card");
   }
   return {};
 }
@@ -95,6 +115,8 @@ int run(const ConvertArgs& args, Context& context) {
   auto kind = input_kind(**input, args);
   if (!kind) return context.fail(kind.error(), input_name(args.input));
   if (Status s = check_direction(*kind, args); !s) return context.fail(s.error(), "convert");
+  if (*kind == InputKind::kTorch) return convert_pt_to_card(**input, args, context);
+  if (to_torch(*kind, args)) return convert_card_to_pt(**input, args, context);
   return *kind == InputKind::kState ? convert_to_card(**input, args, context)
                                     : convert_to_state(**input, args, context);
 }
@@ -111,17 +133,18 @@ std::optional<bool> yes_no(const std::string& flag) {
 void add_convert(CLI::App& app, Context& context) {
   auto args = std::make_shared<ConvertArgs>();
   CLI::App& command =
-      *app.add_subcommand("convert", "Make a card of a llama.cpp state, or the state of a card");
-  command.add_option("IN", args->input, "State or card, - for standard input")->required();
-  command.add_option("OUT", args->output, "Card or state, - for standard output")->required();
+      *app.add_subcommand("convert", "Make a card of a llama.cpp state or a PyTorch file, or one of these of a card");
+  command.add_option("IN", args->input, "State, .pt or card, - for standard input")->required();
+  command.add_option("OUT", args->output, "Card, state or .pt (by its name, or --to torch), - for standard output")->required();
   for (auto& [name, value] : {std::pair<const char*, std::string*>{"--from", &args->from},
                               std::pair<const char*, std::string*>{"--to", &args->to}}) {
-    command.add_option(name, *value, "llama.cpp or card (default: told by content)")
-        ->check(CLI::IsMember({"llama.cpp", "card"}))
+    command.add_option(name, *value, "llama.cpp, torch or card (default: told by content)")
+        ->check(CLI::IsMember({"llama.cpp", "torch", "card"}))
         ->type_name("FORMAT");
   }
   add_card_options(command, *args);
   add_state_options(command, *args);
+  add_torch_options(command, args->torch);
   add_dry_run_option(command, context);
   add_threads_option(command, context);
   add_common_options(command, context);

@@ -3,9 +3,11 @@
 #include <optional>
 #include <string>
 
+#include "cachecard/writer.hpp"
 #include "context.hpp"
 #include "model_flags.hpp"
 #include "planes_flags.hpp"
+#include "torch_flags.hpp"
 
 namespace cachecard::cli {
 
@@ -30,6 +32,7 @@ struct ConvertArgs {
   std::string container;
   std::string v_trans;
   bool server_tokens = false;
+  TorchFlags torch;
 };
 
 /// yes and no, as --rotated and --v-trans take them; nullopt where the flag was not given.
@@ -38,6 +41,18 @@ Error usage(std::string detail);
 
 /// A llama.cpp state becomes a card. Reports through context.
 int convert_to_card(const ByteSource& input, const ConvertArgs& args, Context& context);
+/// A .pt of torch.save becomes a card, and back.
+int convert_pt_to_card(const ByteSource& input, const ConvertArgs& args, Context& context);
+int convert_card_to_pt(const ByteSource& input, const ConvertArgs& args, Context& context);
+
+/// What a card was made from: for its provenance, and for -v.
+struct CardOrigin {
+  std::string provenance;
+  std::string detail;
+};
+/// Writes a source as the card that the flags ask for. Reports through context.
+int write_converted(const CacheSource& source, std::uint64_t input_size, const CardOrigin& origin,
+                    const ConvertArgs& args, Context& context);
 /// A card becomes a llama.cpp state: its own file again, or one laid out as the flags say.
 int convert_to_state(const ByteSource& input, const ConvertArgs& args, Context& context);
 

@@ -49,7 +49,7 @@ Status check_split(const CardHeader& header, bool split) {
   return {};
 }
 
-Result<CardOptions> card_options(const ConvertArgs& args, const StateFile& state) {
+Result<CardOptions> card_options(const ConvertArgs& args, const CardOrigin& origin) {
   auto time = provenance_time(args.time);
   if (!time) return time.error();
   CardOptions options;
@@ -63,8 +63,7 @@ Result<CardOptions> card_options(const ConvertArgs& args, const StateFile& state
   options.source_layout = !args.no_source_layout;
   options.provenance.operation = ProvenanceOp::kConvert;
   options.provenance.time = time->value_or(0);
-  options.provenance.text = fmt::format("cachecard convert: llama.cpp {}, layout {}",
-                                        container_name(state.container), layout_name(state.layout));
+  options.provenance.text = origin.provenance;
   return options;
 }
 
@@ -131,28 +130,33 @@ int convert_to_card(const ByteSource& input, const ConvertArgs& args, Context& c
   StateFile state;
   auto source = source_of(input, args, **facts, state);
   if (!source) return context.fail(source.error(), blame(source.error(), args));
-  if (Status s = check_codec((*source)->header(), args.codec.codec); !s) {
-    return context.fail(s.error(), "convert");
-  }
-  if (Status s = check_split((*source)->header(), args.split); !s) {
-    return context.fail(s.error(), "convert");
-  }
-  auto options = card_options(args, state);
+  const auto container = container_name(state.container);
+  const auto layout = layout_name(state.layout);
+  return write_converted(**source, input.size(),
+                         {fmt::format("cachecard convert: llama.cpp {}, layout {}", container, layout),
+                          fmt::format("{}: {} container, layout {}, {}", input_name(args.input), container, layout,
+                                      state.opaque ? "kept whole" : "keys and values become streams")},
+                         args, context);
+}
+
+int write_converted(const CacheSource& source, std::uint64_t input_size, const CardOrigin& origin,
+                    const ConvertArgs& args, Context& context) {
+  if (Status s = check_codec(source.header(), args.codec.codec); !s) return context.fail(s.error(), "convert");
+  if (Status s = check_split(source.header(), args.split); !s) return context.fail(s.error(), "convert");
+  auto options = card_options(args, origin);
   if (!options) return context.fail(options.error(), "convert");
-  auto planes = planes_options(args.codec, (*source)->header());
+  auto planes = planes_options(args.codec, source.header());
   if (!planes) return context.fail(planes.error(), "convert");
   options->planes = *planes;
   options->provenance.text += describe(*planes, args.codec);
-  context.detail(fmt::format("{}: {} container, layout {}, {}", input_name(args.input),
-                             container_name(state.container), layout_name(state.layout),
-                             state.opaque ? "kept whole" : "keys and values become streams"));
+  context.detail(origin.detail);
   const auto start = std::chrono::steady_clock::now();
   auto sink = open_output(args.output, context.dry_run);
   if (!sink) return context.fail(sink.error(), output_name(args.output));
   Workers workers(context.threads);
   options->parallel = workers.parallel();
   options->progress = progress_line(context, "convert");
-  const NonfiniteSource counted(**source);
+  const NonfiniteSource counted(source);
   auto written = write_card(counted, **sink, *options);
   options->progress = nullptr;
   if (!written) {
@@ -160,8 +164,8 @@ int convert_to_card(const ByteSource& input, const ConvertArgs& args, Context& c
     return context.fail(written.error(), outside ? output_name(args.output) : input_name(args.input));
   }
   if (Status s = (*sink)->commit(); !s) return context.fail(s.error(), output_name(args.output));
-  context.detail_speed(start, input.size());
-  report(counted, input.size(), *written, args, context);
+  context.detail_speed(start, input_size);
+  report(counted, input_size, *written, args, context);
   return 0;
 }
 

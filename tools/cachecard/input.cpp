@@ -13,6 +13,7 @@
 #include "context.hpp"
 #include "llama_cpp/state_file.hpp"
 #include "output_file.hpp"
+#include "torch/pt_file.hpp"
 
 namespace cachecard::cli {
 namespace {
@@ -132,6 +133,7 @@ InputKind kind_of(std::span<const std::byte> head) {
   const std::size_t size = std::min<std::size_t>(head.size(), 4);
   if (std::memcmp(head.data(), kMagic.data(), size) == 0) return InputKind::kCard;
   if (size == 4 && std::memcmp(head.data() + 1, kMagic.data() + 1, 3) == 0) return InputKind::kCard;
+  if (pytorch::looks_like_pt(head)) return InputKind::kTorch;
   return llama_cpp::looks_like_state(head) ? InputKind::kState : InputKind::kUnknown;
 }
 
@@ -158,7 +160,7 @@ Error unknown_input(InputKind kind, std::span<const std::byte> head) {
     found += fmt::format("{}{:02x}", found.empty() ? "" : " ", static_cast<unsigned>(b));
   }
   return {
-      ErrorCode::kForeignInput, 0, {}, "neither a card nor a llama.cpp state: the first bytes are " + found};
+      ErrorCode::kForeignInput, 0, {}, "neither a card nor a llama.cpp state nor a PyTorch file: the first bytes are " + found};
 }
 
 Error unknown_input(InputKind kind, const ByteSource& source) {

@@ -43,7 +43,7 @@ class HeadStream final : public ByteStream {
 /// Copies a stream to its end into an unlinked temporary file.
 Result<std::unique_ptr<ByteSource>> spool(ByteStream& stream);
 
-enum class InputKind { kCard, kState, kEmpty, kUnknown };
+enum class InputKind { kCard, kState, kTorch, kEmpty, kUnknown };
 InputKind kind_of(std::span<const std::byte> head);
 /// Errors: io, interrupted
 Result<InputKind> kind_of(const ByteSource& source);

@@ -1,0 +1,69 @@
+#include "torch_flags.hpp"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+
+#include "module.hpp"
+
+namespace cachecard::cli {
+
+void add_torch_options(CLI::App& command, TorchFlags& flags) {
+  const std::string group = "PyTorch (.pt)";
+  command
+      .add_option("--tokens", flags.tokens,
+                  "Token ids of a .pt that lists none: decimal numbers, or a JSON array")
+      ->type_name("FILE")
+      ->group(group);
+  command
+      .add_option("--pairing", flags.pairing,
+                  "Order of RoPE pairs in the .pt (default: as transformers has the model)")
+      ->check(CLI::IsMember({"half-split", "interleaved"}))
+      ->type_name("ORDER")
+      ->group(group);
+  command
+      .add_option("--sliding-window", flags.sliding_window,
+                  "Window of those layers of the .pt that hold fewer tokens than others")
+      ->check(CLI::Range(1u, 1u << 22))
+      ->type_name("N")
+      ->group(group);
+  command
+      .add_option("--dtype", flags.dtype, "Type of the .pt: f32, f16 or bf16 (default: as the card has it)")
+      ->check(CLI::IsMember({"f32", "f16", "bf16"}))
+      ->type_name("TYPE")
+      ->group(group);
+  command
+      .add_flag("--libtorch", flags.libtorch,
+                "Read or write the .pt with libtorch instead of CacheCard's own code")
+      ->group(group);
+}
+
+bool is_pt_name(const std::string& path) { return path.ends_with(".pt") || path.ends_with(".pth"); }
+
+std::optional<RopePairing> pairing_of(const TorchFlags& flags) {
+  if (flags.pairing.empty()) return std::nullopt;
+  return flags.pairing == "interleaved" ? RopePairing::kInterleaved : RopePairing::kHalfSplit;
+}
+
+std::optional<DType> dtype_of(const TorchFlags& flags) {
+  const DTypeInfo* info = dtype_by_name(flags.dtype);
+  if (flags.dtype.empty() || info == nullptr) return std::nullopt;
+  return info->dtype;
+}
+
+Result<const pytorch::TorchModule*> torch_module() {
+  using pytorch::TorchModule;
+  auto symbol = open_module(TorchModule::kFile, TorchModule::kSymbol,
+                            "build CacheCard with -DCACHECARD_WITH_TORCH=ON (Debian: apt-get install "
+                            "libtorch-dev), or leave --libtorch out, which .pt files do not need");
+  if (!symbol) return symbol.error();
+  const TorchModule* module = reinterpret_cast<decltype(&cachecard_torch_module)>(*symbol)();
+  if (module->version == TorchModule::kVersion) return module;
+  return Error{ErrorCode::kUnsupportedFeature,
+               kNoOffset,
+               {},
+               fmt::format("{} is of another build: found version {}, allowed {}", TorchModule::kFile,
+                           module->version, TorchModule::kVersion)};
+}
+
+}  // namespace cachecard::cli
