@@ -55,7 +55,8 @@ Result<RowTarget> row_target(const CardReader& card, const SourceOperation& oper
   target.stream = *stream;
   target.offset = offset;
   target.cell_count = order.cell_count;
-  target.dtype = static_cast<DType>(card.header().streams[*stream].dtype);
+  target.form.dtype = static_cast<DType>(card.header().streams[*stream].dtype);
+  target.form.hadamard_size = card.header().streams[*stream].hadamard_size;
   target.transposed = operation.transposed != 0;
   target.runs = &order.runs;
   return target;

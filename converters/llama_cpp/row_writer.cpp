@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <memory>
 #include <mutex>
 
 #include "float_types.hpp"
@@ -19,27 +18,9 @@ struct RowJob {
   std::uint64_t token_count = 0;
 };
 
-/// Grows without being filled: pages that a chunk does not need cost nothing.
-class Buffer {
- public:
-  std::span<std::byte> get(std::size_t size) {
-    if (size > capacity_) {
-      bytes_.reset(new std::byte[size]);
-      capacity_ = size;
-    }
-    return {bytes_.get(), size};
-  }
-
- private:
-  std::unique_ptr<std::byte[]> bytes_;
-  std::size_t capacity_ = 0;
-};
-
 /// What one worker needs; its report is added up at the end.
 struct Worker {
-  Buffer rows;
-  Buffer scratch;
-  Buffer converted;
+  RowBuffers buffers;
   Buffer channels;
   RowReport report;
 };
@@ -57,15 +38,15 @@ class RowWork {
  private:
   void work();
   Status copy(const RowJob& job, Worker& worker);
-  Status check(const RowJob& job, const RowTarget& target, std::span<const std::byte> rows,
-               Worker& worker) const;
+  Status check(const RowJob& job, const RowTarget& target, const ChangedRows& rows, Worker& worker) const;
+  Error nonfinite(const RowTarget& target, const std::string& where) const;
   Status write(const RowJob& job, const RowTarget& target, std::span<const std::byte> rows,
                Worker& worker) const;
   Status write_channels(const CellRun& part, const RowTarget& target, std::span<const std::byte> rows,
                         Worker& worker) const;
   Status advance(std::uint64_t size);
   std::uint64_t row_size(const RowTarget& target) const {
-    return row_bytes(card_.header().streams[target.stream], target.dtype);
+    return row_bytes(card_.header().streams[target.stream], target.form.dtype);
   }
 
   const CardReader& card_;
@@ -128,45 +109,41 @@ void RowWork::work() {
 
 Status RowWork::copy(const RowJob& job, Worker& worker) {
   const RowTarget& target = targets_[job.target];
-  const StreamRecord& stream = card_.header().streams[target.stream];
-  const auto dtype = static_cast<DType>(stream.dtype);
-  std::span<std::byte> rows = worker.rows.get(job.token_count * row_bytes(stream, dtype));
-  auto status = card_.read_rows(target.stream, job.first_token, job.token_count, rows,
-                                worker.scratch.get(card_.scratch_bytes(target.stream)));
+  auto rows = changed_rows(card_, target.stream, job.first_token, job.token_count, target.form, worker.buffers);
+  if (!rows) return rows.error();
+  worker.report.max_conversion_loss = std::max(worker.report.max_conversion_loss, rows->loss);
+  auto status = check(job, target, *rows, worker);
   if (!status) return status;
-  if (dtype != target.dtype) {
-    const auto converted = worker.converted.get(job.token_count * row_size(target));
-    const double loss = convert_floats(dtype, target.dtype, rows, converted);
-    worker.report.max_conversion_loss = std::max(worker.report.max_conversion_loss, loss);
-    rows = converted;
-  }
-  if (check_) {
-    status = check(job, target, rows, worker);
-    if (!status) return status;
-  }
-  status = write(job, target, rows, worker);
+  status = write(job, target, rows->bytes, worker);
   if (!status) return status;
-  return advance(rows.size());
+  return advance(rows->bytes.size());
 }
 
-Status RowWork::check(const RowJob& job, const RowTarget& target, std::span<const std::byte> rows,
+Status RowWork::check(const RowJob& job, const RowTarget& target, const ChangedRows& rows,
                       Worker& worker) const {
-  const std::uint64_t count = count_nonfinite(target.dtype, rows);
+  if (rows.nonfinite_values != 0) {
+    return nonfinite(target, "tokens " + std::to_string(job.first_token) + " to " +
+                                 std::to_string(job.first_token + job.token_count - 1));
+  }
+  const std::uint64_t count = check_ ? count_nonfinite(target.form.dtype, rows.bytes) : 0;
   if (count == 0) return {};
   worker.report.nonfinite_values += count;
   if (options_.allow_nonfinite) return {};
   const std::uint64_t size = row_size(target);
   std::uint64_t token = 0;
-  while (count_nonfinite(target.dtype, rows.subspan(token * size, size)) == 0) ++token;
+  while (count_nonfinite(target.form.dtype, rows.bytes.subspan(token * size, size)) == 0) ++token;
+  return nonfinite(target, "token " + std::to_string(job.first_token + token));
+}
+
+Error RowWork::nonfinite(const RowTarget& target, const std::string& where) const {
   const StreamRecord& stream = card_.header().streams[target.stream];
-  const bool converted = static_cast<DType>(stream.dtype) != target.dtype;
-  return Error{
-      ErrorCode::kNonFinite, kNoOffset, "stream",
-      std::string(name_of(static_cast<StreamKind>(stream.stream))) + " of layer " +
-          std::to_string(stream.layer) + ", token " + std::to_string(job.first_token + token) +
-          ": NaN or infinite as " + std::string(name_of(target.dtype)) +
-          (converted ? " (the card has " + std::string(name_of(static_cast<DType>(stream.dtype))) + ")"
-                     : "")};
+  const bool converted = static_cast<DType>(stream.dtype) != target.form.dtype;
+  return {ErrorCode::kNonFinite, kNoOffset, "stream",
+          std::string(name_of(static_cast<StreamKind>(stream.stream))) + " of layer " +
+              std::to_string(stream.layer) + ", " + where + ": NaN or infinite as " +
+              std::string(name_of(target.form.dtype)) +
+              (converted ? " (the card has " + std::string(name_of(static_cast<DType>(stream.dtype))) + ")"
+                         : "")};
 }
 
 Status RowWork::write(const RowJob& job, const RowTarget& target, std::span<const std::byte> rows,
@@ -191,7 +168,7 @@ Status RowWork::write(const RowJob& job, const RowTarget& target, std::span<cons
 
 Status RowWork::write_channels(const CellRun& part, const RowTarget& target, std::span<const std::byte> rows,
                                Worker& worker) const {
-  const std::size_t element = dtype_info(target.dtype)->block_bytes;
+  const std::size_t element = dtype_info(target.form.dtype)->block_bytes;
   const std::size_t channel_count = row_size(target) / element;
   const std::size_t count = part.token_count;
   for (std::size_t first = 0; first < channel_count; first += kChannelsAtOnce) {

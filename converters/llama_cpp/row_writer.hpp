@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "cachecard/reader.hpp"
+#include "row_change.hpp"
 #include "state_writer.hpp"
 
 /// The hot path of inject: a card's chunks into the places of a foreign file.
@@ -20,7 +21,7 @@ struct RowTarget {
   std::size_t stream = 0;
   std::uint64_t offset = 0;  ///< of cell 0, or of channel 0
   std::uint64_t cell_count = 0;
-  DType dtype = DType::kF16;  ///< as the stream, or another float type
+  RowForm form;
   bool transposed = false;
   const std::vector<CellRun>* runs = nullptr;  ///< ascending by token
 };
@@ -30,8 +31,9 @@ struct RowReport {
   double max_conversion_loss = 0.0;
 };
 
-/// Reads chunk by chunk (the reader digests each), converts, looks for non-finite values where
-/// asked, writes. Memory: options.parallel.width times three of the largest chunk.
+/// Reads chunk by chunk (the reader digests each), changes rows to the target's form, looks for non-finite values where
+/// asked, writes. Memory: options.parallel.width times five of the largest chunk.
+/// Values that are to become blocks must be finite whatever options say: no block type holds others.
 /// Errors: non_finite (naming layer, stream, token), interrupted, the reader's and the sink's
 Result<RowReport> write_rows(const CardReader& card, const std::vector<RowTarget>& targets, RandomSink& sink,
                              const StateWriteOptions& options, bool check_finite);

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <bit>
 
 #include "architectures.hpp"
 #include "state_plan.hpp"
@@ -55,31 +56,21 @@ Status check_prefix(const CardHeader& header, std::uint64_t token_count) {
 
 bool is_float(DType dtype) { return dtype_info(dtype)->block_elements == 1; }
 
-/// One tensor: type, rotation, row size, and whether its tokens are there.
+/// One tensor: a type and a rotation that rows can be brought to, row size, and whether its tokens are there.
 Status check_tensor(const StreamRecord& stream, DType target_type, std::uint64_t target_row_bytes,
-                    std::uint32_t target_rotation, std::uint64_t token_count) {
-  const auto card_type = static_cast<DType>(stream.dtype);
+                    std::uint32_t n_rot, std::uint64_t token_count) {
   const DTypeInfo* info = dtype_info(target_type);
   if (info == nullptr || target_type == DType::kBytes) {
     return mismatch(stream, "dtype", "the target's type is unknown");
   }
-  if (card_type != target_type && !(is_float(card_type) && is_float(target_type))) {
-    return mismatch(stream, "dtype",
-                    "the card holds " + std::string(name_of(card_type)) + ", the target " +
-                        std::string(name_of(target_type)) + "; block types do not convert");
+  const std::uint32_t rotation = target_rotation(stream, n_rot);
+  if (rotation > 1 && is_float(target_type)) {
+    return mismatch(stream, "hadamard_size", "the target's is said to be rotated, which only block types are");
   }
-  const bool latent = stream.stream == static_cast<std::uint8_t>(StreamKind::kLatent);
-  const std::uint32_t expected = latent || target_rotation == 0 ? 1 : target_rotation;
-  if (stream.hadamard_size != expected) {
-    const auto spell = [](std::uint32_t size) {
-      return size <= 1 ? std::string("not Hadamard-rotated")
-                       : "Hadamard-rotated (" + std::to_string(size) + ")";
-    };
+  if (!std::has_single_bit(rotation) || stream.head_dim % rotation != 0) {
     return mismatch(stream, "hadamard_size",
-                    "the card's is " + spell(stream.hadamard_size) + ", the target's is " + spell(expected));
-  }
-  if (static_cast<RopeState>(stream.rope_state) == RopeState::kPreRope) {
-    return mismatch(stream, "rope_state", "the card's keys are without RoPE, llama.cpp keeps them with it");
+                    "the target rotates groups of " + std::to_string(rotation) + " channels, heads have " +
+                        std::to_string(stream.head_dim));
   }
   const std::uint64_t elements = row_elements(stream);
   const std::uint64_t row_size = elements / info->block_elements * info->block_bytes;
@@ -155,6 +146,11 @@ TokenRange tokens_of_stream(const StreamRecord& stream, std::uint64_t token_coun
   const std::uint64_t kept = std::uint64_t{stream.window} + 2;
   if (stream.window != 0 && token_count > kept) first = std::max(first, token_count - kept);
   return {first, end > first ? end - first : 0};
+}
+
+std::uint32_t target_rotation(const StreamRecord& stream, std::uint32_t n_rot) {
+  const bool latent = stream.stream == static_cast<std::uint8_t>(StreamKind::kLatent);
+  return latent || n_rot == 0 ? 1 : n_rot;
 }
 
 CacheStreams streams_of_cache(const CardHeader& header, bool pair, bool sliding) {

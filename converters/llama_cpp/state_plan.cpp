@@ -1,6 +1,7 @@
 #include "state_plan.hpp"
 
 #include <algorithm>
+#include <limits>
 
 #include "foreign_reader.hpp"
 #include "state_header.hpp"
@@ -77,13 +78,20 @@ void add_header(const StateTemplate& target, const std::string& architecture, co
   }
 }
 
-void add_tensor(const CardHeader& header, std::size_t stream_index, DType dtype, bool transposed,
-                TokenRange range, StatePlan& plan, PlanBuilder& builder) {
+/// What a target wants of one stream.
+struct TensorForm {
+  DType dtype = DType::kF16;
+  std::uint32_t n_rot = 0;
+  bool transposed = false;
+};
+
+void add_tensor(const CardHeader& header, std::size_t stream_index, const TensorForm& form, TokenRange range,
+                StatePlan& plan, PlanBuilder& builder) {
   const std::uint64_t elements = row_elements(header.streams[stream_index]);
-  const DTypeInfo& info = *dtype_info(dtype);
+  const DTypeInfo& info = *dtype_info(form.dtype);
   const std::uint64_t row_size = elements / info.block_elements * info.block_bytes;
-  builder.number(static_cast<std::int32_t>(dtype));
-  if (transposed) {
+  builder.number(static_cast<std::int32_t>(form.dtype));
+  if (form.transposed) {
     builder.number(info.block_bytes);
     builder.number(static_cast<std::uint32_t>(elements));
   } else {
@@ -92,8 +100,9 @@ void add_tensor(const CardHeader& header, std::size_t stream_index, DType dtype,
   StateRegion region;
   region.stream = stream_index;
   region.offset = builder.room(range.count * row_size);
-  region.dtype = dtype;
-  region.transposed = transposed;
+  region.dtype = form.dtype;
+  region.hadamard_size = target_rotation(header.streams[stream_index], form.n_rot);
+  region.transposed = form.transposed;
   region.first_token = range.first;
   region.token_count = range.count;
   plan.regions.push_back(region);
@@ -133,10 +142,11 @@ void add_cache(const CardHeader& header, const StateTemplate& target, std::size_
       builder.number(cache.n_rot_v);
     }
     for (std::size_t i = 0; i < streams.keys.size(); ++i) {
-      add_tensor(header, streams.keys[i], cache.key_types[i], false, range, plan, builder);
+      add_tensor(header, streams.keys[i], {cache.key_types[i], cache.n_rot_k, false}, range, plan, builder);
     }
     for (std::size_t i = 0; i < streams.values.size(); ++i) {
-      add_tensor(header, streams.values[i], cache.value_types[i], cache.v_trans, range, plan, builder);
+      const TensorForm form{cache.value_types[i], cache.n_rot_v, cache.v_trans};
+      add_tensor(header, streams.values[i], form, range, plan, builder);
     }
   }
 }
@@ -171,6 +181,20 @@ Status read_tokens(const CardReader& card, const StateTemplate& target, std::uin
   return Error{ErrorCode::kNotRestorable, kNoOffset, "token_ids",
                "token " + std::to_string(image - plan.token_ids.begin()) +
                    " is part of an image or sound, which only the whole source file holds"};
+}
+
+Status shift_positions(const StateTemplate& target, std::int64_t shift, StatePlan& plan) {
+  if (shift == 0) return {};
+  if (target.caches.empty()) {
+    return Error{ErrorCode::kNotRestorable, kNoOffset, "position_shift", "opaque state stays at its positions"};
+  }
+  const std::int64_t last = plan.positions.back() + shift;
+  if (plan.positions.front() + shift < 0 || last >= std::numeric_limits<std::int32_t>::max()) {
+    return Error{ErrorCode::kInvalidArgument, kNoOffset, "position_shift",
+                 std::to_string(shift) + " moves tokens out of the range of positions"};
+  }
+  for (std::int32_t& position : plan.positions) position += static_cast<std::int32_t>(shift);
+  return {};
 }
 
 /// Opaque state goes only where the same layout is read, and after a header of the same kind.
@@ -228,7 +252,8 @@ Result<std::string> architecture_of(const CardHeader& header, const StateTemplat
 
 }  // namespace
 
-Result<StatePlan> plan_state(const CardReader& card, const StateTemplate& target, std::uint64_t token_count) {
+Result<StatePlan> plan_state(const CardReader& card, const StateTemplate& target, std::uint64_t token_count,
+                             std::int64_t position_shift) {
   const CardHeader& header = card.header();
   auto status = check_fit(header, target, token_count);
   if (!status) return status.error();
@@ -242,6 +267,7 @@ Result<StatePlan> plan_state(const CardReader& card, const StateTemplate& target
   }
   StatePlan plan;
   status = read_tokens(card, target, token_count, plan);
+  if (status) status = shift_positions(target, position_shift, plan);
   if (!status) return status.error();
   PlanBuilder builder(plan);
   add_header(target, *architecture, plan, builder);

@@ -28,6 +28,7 @@ struct StateRegion {
   std::size_t stream = 0;  ///< of the card
   std::uint64_t offset = 0;
   DType dtype = DType::kF16;
+  std::uint32_t hadamard_size = 1;  ///< as the target keeps it
   bool transposed = false;
   std::uint64_t first_token = 0;
   std::uint64_t token_count = 0;
@@ -60,11 +61,16 @@ struct CacheStreams {
 };
 CacheStreams streams_of_cache(const CardHeader& header, bool pair, bool sliding);
 
+/// Hadamard groups of a stream in a cache that records n_rot. The graph of MLA caches does not rotate.
+std::uint32_t target_rotation(const StreamRecord& stream, std::uint32_t n_rot);
+
 /// Whether a prefix of the card fits the target; every refusal in one clear line.
 /// Errors: partial_card, tokens_unknown, not_restorable, geometry_mismatch, invalid_argument
 Status check_fit(const CardHeader& header, const StateTemplate& target, std::uint64_t token_count);
 
-/// Lays the whole file out. Errors: as check_fit, position_mismatch, model_mismatch, the reader's
-Result<StatePlan> plan_state(const CardReader& card, const StateTemplate& target, std::uint64_t token_count);
+/// Lays the whole file out, its cells position_shift behind the card's positions.
+/// Errors: as check_fit, position_mismatch, model_mismatch, the reader's
+Result<StatePlan> plan_state(const CardReader& card, const StateTemplate& target, std::uint64_t token_count,
+                             std::int64_t position_shift);
 
 }  // namespace cachecard::llama_cpp

@@ -53,15 +53,31 @@ Status write_frame_of(const StatePlan& plan, RandomSink& sink) {
   return status;
 }
 
-Result<RowReport> write_regions(const CardReader& card, const StatePlan& plan, RandomSink& sink,
-                                const StateWriteOptions& options) {
+/// Turns keys where positions move, or where the card holds them without RoPE.
+Result<std::optional<KeyTurn>> turn_of(const CardReader& card, std::int64_t shift) {
+  for (const StreamRecord& stream : card.header().streams) {
+    const auto state = static_cast<RopeState>(stream.rope_state);
+    if (state != RopeState::kPreRope && (state != RopeState::kPostRope || shift == 0)) continue;
+    auto turn = KeyTurn::make(card, shift);
+    if (!turn) return turn.error();
+    return std::optional<KeyTurn>(*std::move(turn));
+  }
+  return std::optional<KeyTurn>();
+}
+
+Result<RowReport> write_regions(const CardReader& card, const StatePlan& plan, const KeyTurn* turn,
+                                RandomSink& sink, const StateWriteOptions& options) {
   std::vector<std::vector<CellRun>> runs;
   runs.reserve(plan.regions.size());  // targets point into it
   std::vector<RowTarget> targets;
   for (const auto& region : plan.regions) {
     runs.push_back({{region.first_token, region.token_count, 0}});
-    targets.push_back(
-        {region.stream, region.offset, region.token_count, region.dtype, region.transposed, &runs.back()});
+    targets.push_back({region.stream,
+                       region.offset,
+                       region.token_count,
+                       {region.dtype, region.hadamard_size, turn},
+                       region.transposed,
+                       &runs.back()});
   }
   return write_rows(card, targets, sink, options, true);
 }
@@ -96,6 +112,10 @@ void add_window_note(const StatePlan& plan, const CardReader& card, const StateT
   }
 }
 
+std::string spell(DType dtype, std::uint32_t hadamard_size) {
+  return std::string(name_of(dtype)) + (hadamard_size > 1 ? " (rotated)" : "");
+}
+
 void add_notes(const StatePlan& plan, const CardReader& card, const RowReport& rows,
                StateWriteReport& report) {
   const std::uint64_t all = card.header().token_count;
@@ -104,10 +124,12 @@ void add_notes(const StatePlan& plan, const CardReader& card, const RowReport& r
                            " tokens were written");
   }
   for (const auto& region : plan.regions) {
-    const auto from = static_cast<DType>(card.header().streams[region.stream].dtype);
-    if (from == region.dtype) continue;
+    const StreamRecord& stream = card.header().streams[region.stream];
+    const auto from = static_cast<DType>(stream.dtype);
+    if (from == region.dtype && stream.hadamard_size == region.hadamard_size) continue;
     std::ostringstream note;
-    note << name_of(from) << " was converted to " << name_of(region.dtype) << ", largest difference "
+    note << spell(from, stream.hadamard_size) << " was converted to "
+         << spell(region.dtype, region.hadamard_size) << ", largest difference "
          << rows.max_conversion_loss;
     report.notes.push_back(note.str());
     break;
@@ -127,11 +149,13 @@ Result<StateWriteReport> write_state(const CardReader& card, const StateTemplate
                                      const StateWriteOptions& options) {
   StateWriteReport report;
   report.token_count = options.token_count != 0 ? options.token_count : card.header().token_count;
-  auto plan = plan_state(card, target, report.token_count);
+  auto plan = plan_state(card, target, report.token_count, options.position_shift);
   if (!plan) return plan.error();
+  auto turn = turn_of(card, options.position_shift);
+  if (!turn) return turn.error();
   auto status = write_frame_of(*plan, sink);
   if (!status) return status.error();
-  auto rows = write_regions(card, *plan, sink, options);
+  auto rows = write_regions(card, *plan, *turn ? &**turn : nullptr, sink, options);
   if (!rows) return rows.error();
   if (plan->opaque_size != 0) {
     status = write_opaque(card, 0, plan->opaque_offset, sink);
@@ -141,7 +165,7 @@ Result<StateWriteReport> write_state(const CardReader& card, const StateTemplate
   if (!status) return status.error();
   report.file_size = plan->file_size;
   report.next_position = report.token_count == card.header().token_count
-                             ? card.header().next_position
+                             ? card.header().next_position + options.position_shift
                              : plan->positions.back() + std::int64_t{1};
   report.nonfinite_values = rows->nonfinite_values;
   report.max_conversion_loss = rows->max_conversion_loss;

@@ -38,7 +38,8 @@ Result<StateTemplate> template_of(const StateFile& state);
 Result<StateTemplate> template_for(const CardReader& card, StateLayout layout, LlamaContainer container);
 
 struct StateWriteOptions {
-  std::uint64_t token_count = 0;  ///< prefix to write; 0: all
+  std::uint64_t token_count = 0;    ///< prefix to write; 0: all
+  std::int64_t position_shift = 0;  ///< added to every position; keys turn through the card's RoPE table
   bool allow_nonfinite = false;
   ParallelFor parallel;
   std::function<bool(std::uint64_t done, std::uint64_t total)> progress;
@@ -49,12 +50,12 @@ struct StateWriteReport {
   std::uint64_t token_count = 0;
   std::int64_t next_position = 0;
   std::uint64_t nonfinite_values = 0;
-  double max_conversion_loss = 0.0;  ///< largest |x - converted|, of f32/f16/bf16 conversions
+  double max_conversion_loss = 0.0;  ///< largest |x - stored|; in the rotated values where the target rotates
   std::vector<std::string> notes;    ///< what the user should know, one line each
 };
 
-/// Writes a card's cache as the target wants it. f32, f16 and bf16 convert among themselves; block
-/// types need the same type and rotation.
+/// Writes a card's cache as the target wants it. Types convert, to blocks by ggml's own recipe; rotation is put on or
+/// taken off; keys that the card holds without RoPE get it. Same type, rotation and positions: the card's own bytes.
 /// Errors: geometry_mismatch (field by field), not_restorable, partial_card, tokens_unknown,
 ///         position_mismatch, non_finite (naming layer, stream, token), and the reader's
 Result<StateWriteReport> write_state(const CardReader& card, const StateTemplate& target, RandomSink& sink,

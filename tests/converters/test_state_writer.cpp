@@ -242,21 +242,6 @@ TEST_CASE("threads and progress change nothing in the bytes", "[converters]") {
   CHECK(stopped.error().code == ErrorCode::kInterrupted);
 }
 
-TEST_CASE("keys without RoPE are refused by name", "[converters]") {
-  const auto good = fixture_card("llama_f16.seq");
-  CardHeader header = (*good)->header();
-  for (StreamRecord& stream : header.streams) {
-    if (stream.stream == static_cast<std::uint8_t>(StreamKind::kKey)) {
-      stream.rope_state = static_cast<std::uint8_t>(RopeState::kPreRope);
-    }
-  }
-  CHECK(check_fit((*good)->header(), template_of_fixture("llama_f16.seq"), (*good)->header().token_count));
-  const Status status = check_fit(header, template_of_fixture("llama_f16.seq"), header.token_count);
-  REQUIRE(!status);
-  CHECK(status.error().code == ErrorCode::kGeometryMismatch);
-  CHECK(status.error().field == "rope_state");
-}
-
 TEST_CASE("restore refuses a card without a source layout", "[converters]") {
   CardOptions options;
   options.source_layout = false;
