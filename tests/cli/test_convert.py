@@ -43,6 +43,32 @@ class Convert(CommandTest):
                 self.assertIn(done.returncode, (4, 5))
                 self.assertEqual(self.files(), [])
 
+    def test_like_takes_a_states_layout_types_and_rotation(self):
+        """Layer 0 of what a float cache becomes is what llama.cpp wrote itself; its own state comes back whole."""
+        self.expect(0, "convert", CACHES / "llama_f32.seq", "a.card", "-q", "--model", MODEL)
+        for name, flags in (("llama_f16.mem", []), ("server_llama_f16_4_slots.slot", []), ("llama_q8_0.seq", ["--rotated", "yes"]),
+                            ("llama_q4_0.seq", ["--rotated", "yes"]), ("llama_q8_0_unrotated.seq", ["--rotated", "no"])):
+            with self.subTest(like=name):
+                report = self.json("convert", "a.card", "out", "--like", CACHES / name, *flags)
+                self.assertGreater(report["max_conversion_loss"], 0)
+                self.assertIn("was converted to", report["notes"][0])
+        like = (CACHES / "llama_q8_0_unrotated.seq").read_bytes()
+        made = (self.folder / "out").read_bytes()
+        self.assertEqual(len(made), len(like))
+        at = len(like) - 4 * (12 + 5 * 136) + 12  # layer 0's keys: two layers of K, then of V
+        self.assertEqual(made[at:at + 5 * 136], like[at:at + 5 * 136])
+        self.expect(0, "convert", "a.card", "out", "-q", "--like", CACHES / "llama_f32.seq")
+        self.assertEqual((self.folder / "out").read_bytes(), (CACHES / "llama_f32.seq").read_bytes())
+
+    def test_like_refuses_what_shows_nothing(self):
+        self.expect(0, "convert", CACHES / "llama_f32.seq", "a.card", "-q", "--model", MODEL)
+        for code, flags in ((2, ["--like", CACHES / "llama_q8_0.seq"]), (6, ["--like", CACHES / "server_llama_empty.slot"]),
+                            (3, ["--like", "no_such"]), (2, ["--like", CACHES / "llama_f32.seq", "--layout", "10/3"])):
+            with self.subTest(flags=flags):
+                done = self.expect(code, "convert", "a.card", "out", *flags)
+                self.assertIn("--like", done.stderr.decode())
+                self.assertFalse((self.folder / "out").exists())
+
     def test_report_as_json(self):
         report = self.json("convert", CACHES / "llama_f16.seq", "a.card", "--model", MODEL)
         self.assertEqual(report["token_count"], 5)

@@ -177,12 +177,6 @@ class OtherServers(FailureCase):
             self.assertNotIn("id_task", llama.slots(receiver.url)[0])
             self.assert_clean()
 
-    def test_quantised_cache(self):
-        with server(self.slot_dir, cache_type_k="q8_0", cache_type_v="q8_0") as receiver:
-            self.fails(cachecard(*inject_command(receiver)), 6, "geometry_mismatch", "is as it was")
-            self.assertEqual(llama.slots(receiver.url)[0].get("n_prompt_tokens"), 0)
-            self.assert_clean()
-
     def test_another_model(self):
         """The same file with one weight changed, then with another RoPE base."""
         model = bytearray(read(hand_off.MODEL))

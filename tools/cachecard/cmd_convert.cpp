@@ -37,6 +37,11 @@ void add_card_options(CLI::App& command, ConvertArgs& args) {
 }
 
 void add_state_options(CLI::App& command, ConvertArgs& args) {
+  command
+      .add_option("--like", args.like,
+                  "A state of the target: layout, container, types, rotation and V order are taken from it")
+      ->type_name("FILE")
+      ->group(kToState);
   command.add_option("--layout", args.layout, "State layout, 10/3 or 11/4 (also of a memory blob)")
       ->check(CLI::IsMember({"10/3", "11/4"}))
       ->type_name("LAYOUT")
@@ -55,12 +60,12 @@ void add_state_options(CLI::App& command, ConvertArgs& args) {
 
 bool has_card_options(const ConvertArgs& args) {
   return args.codec.any_given() || args.zstd_level != 0 || args.split || args.span_major ||
-         args.chunk_tokens != ConvertArgs{}.chunk_tokens || args.no_source_layout || !args.rotated.empty() ||
-         !args.time.empty() || any_given(args.model);
+         args.chunk_tokens != ConvertArgs{}.chunk_tokens || args.no_source_layout ||
+         (!args.rotated.empty() && args.like.empty()) || !args.time.empty() || any_given(args.model);
 }
 
 bool has_state_options(const ConvertArgs& args) {
-  return !args.container.empty() || !args.v_trans.empty() || args.server_tokens;
+  return !args.like.empty() || !args.container.empty() || !args.v_trans.empty() || args.server_tokens;
 }
 
 /// What the input is: as --from says, else as its first bytes do.
@@ -100,10 +105,13 @@ Status check_direction(InputKind kind, const ConvertArgs& args) {
   }
   if (Status s = check_torch(kind, args); !s) return s;
   if (to_card && has_state_options(args)) {
-    return usage("--container, --v-trans and --server-tokens are for card to state");
+    return usage("--like, --container, --v-trans and --server-tokens are for card to state");
   }
   if (!to_card && has_card_options(args)) {
     return usage("--model, geometry, codec and compression flags are for what becomes a card");
+  }
+  if (!args.like.empty() && (!args.layout.empty() || !args.container.empty() || !args.v_trans.empty())) {
+    return usage("--like says what --layout, --container and --v-trans say");
   }
   return {};
 }

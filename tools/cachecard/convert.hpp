@@ -29,6 +29,7 @@ struct ConvertArgs {
   // To a card of a container that does not say; to a state.
   std::string layout;
   // To a state.
+  std::string like;
   std::string container;
   std::string v_trans;
   bool server_tokens = false;

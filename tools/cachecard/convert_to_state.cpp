@@ -4,6 +4,7 @@
 
 #include "convert.hpp"
 #include "input.hpp"
+#include "llama_cpp/card_facts.hpp"
 #include "llama_cpp/state_writer.hpp"
 #include "output.hpp"
 #include "output_file.hpp"
@@ -56,12 +57,36 @@ Result<StateTemplate> chosen_template(const CardReader& card, const std::optiona
   return target;
 }
 
+/// What the state of --like shows. A quantised one of layout 10/3 needs --rotated.
+Result<StateTemplate> like_template(const CardReader& card, const ConvertArgs& args) {
+  const auto named = [](Error error) {
+    error.detail = "--like: " + error.detail;
+    return error;
+  };
+  auto like = open_input(args.like);
+  if (!like) return named(like.error());
+  const llama_cpp::ModelFacts facts = llama_cpp::facts_of_card(card.header());
+  llama_cpp::ParseOptions options;
+  options.rotated = yes_no(args.rotated);
+  auto state = llama_cpp::parse_state(**like, &facts, options);
+  if (!state) return named(state.error());
+  if (!state->rotation_known) {
+    return usage("--like: a quantised state of layout 10/3 does not say whether it is rotated: give --rotated yes or no");
+  }
+  auto target = llama_cpp::template_of(*state);
+  if (!target) return named(target.error());
+  if (args.server_tokens) target->server_blob = true;
+  return target;
+}
+
 Result<StateWriteReport> write(const CardReader& card, const ConvertArgs& args, RandomSink& sink,
                                const StateWriteOptions& options) {
   auto source = card.source_layout();
   if (!source) return source.error();
-  if (*source && !asks_for_a_layout(args)) return llama_cpp::restore_source(card, sink, options);
-  auto target = chosen_template(card, *source, args);
+  if (*source && args.like.empty() && !asks_for_a_layout(args)) {
+    return llama_cpp::restore_source(card, sink, options);
+  }
+  auto target = args.like.empty() ? chosen_template(card, *source, args) : like_template(card, args);
   if (!target) return target.error();
   return llama_cpp::write_state(card, *target, sink, options);
 }
