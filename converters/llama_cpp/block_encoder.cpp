@@ -41,8 +41,8 @@ float first_extreme(const float* x) {
 
 float inverse(float d) { return d != 0.0f ? 1.0f / d : 0.0f; }
 
-/// Codes trunc((x - base) * id + half), at most most. An infinite id, of a subnormal d, gives codes of zero: what x86
-/// makes of a float that fits no integer.
+/// Codes trunc((x - base) * id + half), at most most. An infinite id, of a subnormal d, gives codes of zero:
+/// what x86 makes of a float that fits no integer.
 Codes truncated(const float* x, float base, float id, float half, std::int32_t most) {
   Codes codes{};
   if (!std::isfinite(id)) return codes;

@@ -231,4 +231,15 @@ std::vector<std::uint32_t> layers_of_cache(const ModelFacts& model, std::size_t 
   return layers;
 }
 
+std::uint32_t rotation_of(const std::vector<std::uint32_t>& head_dims,
+                          const std::vector<std::uint32_t>& layers, bool value) {
+  std::uint32_t width = 0;
+  for (const std::uint32_t layer : layers) {
+    if (layer >= head_dims.size() || (width != 0 && head_dims[layer] != width)) return 0;
+    width = head_dims[layer];
+  }
+  if (width == 0 || width % 64 != 0) return 0;
+  return value ? 64 : width & (~width + 1);
+}
+
 }  // namespace cachecard::llama_cpp

@@ -20,4 +20,10 @@ Result<CacheBlock> parse_cache_block(ForeignReader& reader, const CacheShape& sh
 /// Model layers whose tensors a cache holds, ascending: all that have one, or one half of a pair.
 std::vector<std::uint32_t> layers_of_cache(const ModelFacts& model, std::size_t cache_index);
 
+/// n_rot of a quantised cache of these layers, where rotation is not switched off: K the largest power of two
+/// from 64 that divides the head width, V always 64, both only where the layers have one width; 0: not
+/// rotated. source: llama-kv-cache.cpp, constructor
+std::uint32_t rotation_of(const std::vector<std::uint32_t>& head_dims,
+                          const std::vector<std::uint32_t>& layers, bool value);
+
 }  // namespace cachecard::llama_cpp

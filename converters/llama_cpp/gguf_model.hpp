@@ -51,7 +51,14 @@ struct GgufFile {
 /// Errors: foreign_input, truncated, limit_exceeded, io
 Result<GgufFile> read_gguf(const ByteSource& source);
 
+/// A value that a runtime was told to use instead of the file's.
+struct KeyOverride {
+  std::string name;  ///< behind the architecture's name: "rope.freq_base"
+  GgufValue value;
+};
+
 struct ModelOptions {
+  std::vector<KeyOverride> overrides{};
   bool weights_digest = true;  ///< read and digest every tensor (cached by the caller)
   std::string cache_folder;    ///< for digests, keyed by device, inode, size, mtime, ctime; empty: none
 };
@@ -60,5 +67,9 @@ struct ModelOptions {
 /// Errors: as read_gguf; foreign_input for an architecture whose RoPE pairing is not known is *not*
 ///         raised: pairing stays kNone and module kOther where not known.
 Result<ModelFacts> read_model(const std::string& gguf_path, const ModelOptions& options = {});
+
+/// The same from scalar keys alone, as a running model tells them: no digests, no arrays, no RoPE factors.
+/// Errors: as read_model
+Result<ModelFacts> facts_of_keys(GgufFile file, const ModelOptions& options = {});
 
 }  // namespace cachecard::llama_cpp

@@ -193,20 +193,17 @@ Status set_geometry(const LayerKeys& keys, const Architecture& architecture, Mod
   return {};
 }
 
-}  // namespace
-
-Result<ModelFacts> read_model(const std::string& gguf_path, const ModelOptions& options) {
-  auto source = open_file(gguf_path);
-  if (!source) return source.error();
-  auto file = read_gguf(**source);
-  if (!file) return file.error();
+Result<ModelFacts> facts_of(const ByteSource& source, GgufFile& file, const ModelOptions& options) {
   ModelFacts facts;
-  facts.architecture = file->text("general.architecture").value_or("");
+  facts.architecture = file.text("general.architecture").value_or("");
   if (facts.architecture.empty()) {
     return foreign_error(kNoOffset, "general.architecture", "missing: not a model file");
   }
-  const LayerKeys keys(**source, *file, facts.architecture + ".");
-  const auto layers = file->u64(keys.key("block_count"));
+  for (const KeyOverride& entry : options.overrides) {
+    file.keys[facts.architecture + "." + entry.name] = entry.value;
+  }
+  const LayerKeys keys(source, file, facts.architecture + ".");
+  const auto layers = file.u64(keys.key("block_count"));
   if (!layers || *layers == 0 || *layers > kMaxLayers) {
     return foreign_error(kNoOffset, keys.key("block_count"),
                          std::to_string(layers.value_or(0)) + ", allowed are 1 to 512");
@@ -218,20 +215,37 @@ Result<ModelFacts> read_model(const std::string& gguf_path, const ModelOptions& 
   if (architecture != nullptr) {
     auto status = set_geometry(keys, *architecture, facts);
     if (!status) return status.error();
-    auto resolved = set_rope_facts(**source, *file, *architecture, facts);
+    auto resolved = set_rope_facts(source, file, *architecture, facts);
     if (!resolved) return resolved.error();
     rope = *resolved;
   }
-  auto identity = model_identity(**source, *file, architecture, rope);
+  auto identity = model_identity(source, file, architecture, rope);
   if (!identity) return identity.error();
   facts.identity = *std::move(identity);
   if (rope != RopeType::kNone) {
     facts.identity.set_u64(IdentityField::kRopeDimensionCount, facts.rope_dimension_count);
   }
-  if (!options.weights_digest) return facts;
+  return facts;
+}
+
+}  // namespace
+
+Result<ModelFacts> read_model(const std::string& gguf_path, const ModelOptions& options) {
+  auto source = open_file(gguf_path);
+  if (!source) return source.error();
+  auto file = read_gguf(**source);
+  if (!file) return file.error();
+  auto facts = facts_of(**source, *file, options);
+  if (!facts || !options.weights_digest) return facts;
   auto digest = cached_weights_digest(gguf_path, **source, *file, options.cache_folder);
   if (!digest) return digest.error();
-  if (*digest) facts.identity.set_digest(IdentityField::kWeightsDigest, **digest);
+  if (*digest) facts->identity.set_digest(IdentityField::kWeightsDigest, **digest);
+  return facts;
+}
+
+Result<ModelFacts> facts_of_keys(GgufFile file, const ModelOptions& options) {
+  auto facts = facts_of(MemorySource({}), file, options);
+  if (facts) facts->rope_table.reset();  // Llama 3's factors are a tensor
   return facts;
 }
 

@@ -89,8 +89,8 @@ void KeyTurn::fill(double position, double magnitude, std::vector<Angle>& out) c
   out.clear();
   for (const double frequency : table_.inverse_frequencies) {
     const double angle = position * frequency;
-    out.push_back({static_cast<float>(std::cos(angle) * magnitude),
-                   static_cast<float>(std::sin(angle) * magnitude)});
+    out.push_back(
+        {static_cast<float>(std::cos(angle) * magnitude), static_cast<float>(std::sin(angle) * magnitude)});
   }
 }
 
@@ -157,9 +157,8 @@ Result<ChangedRows> changed_rows(const CardReader& card, std::size_t stream_inde
   if (result.nonfinite_values != 0) return result;
   if (turned(stream, form)) form.turn->apply(stream, first_token, *values);
   if (form.hadamard_size > 1) rotate_groups(*values, form.hadamard_size);
-  result.loss = is_float(form.dtype)
-                    ? convert_floats(DType::kF32, form.dtype, std::as_bytes(*values), out)
-                    : encode_blocks(form.dtype, *values, out);
+  result.loss = is_float(form.dtype) ? convert_floats(DType::kF32, form.dtype, std::as_bytes(*values), out)
+                                     : encode_blocks(form.dtype, *values, out);
   return result;
 }
 

@@ -69,7 +69,8 @@ struct RowBuffers {
 struct ChangedRows {
   std::span<const std::byte> bytes;  ///< in the form's type; valid until the buffers are used again
   double loss = 0.0;                 ///< largest |x - stored|, in the rotated values where they rotate
-  std::uint64_t nonfinite_values = 0;  ///< of the card's, which no block type can hold; counted only for those
+  std::uint64_t nonfinite_values =
+      0;  ///< of the card's, which no block type can hold; counted only for those
 };
 
 /// Whether the target's rows are other bytes than the card's.

@@ -109,7 +109,8 @@ void RowWork::work() {
 
 Status RowWork::copy(const RowJob& job, Worker& worker) {
   const RowTarget& target = targets_[job.target];
-  auto rows = changed_rows(card_, target.stream, job.first_token, job.token_count, target.form, worker.buffers);
+  auto rows =
+      changed_rows(card_, target.stream, job.first_token, job.token_count, target.form, worker.buffers);
   if (!rows) return rows.error();
   worker.report.max_conversion_loss = std::max(worker.report.max_conversion_loss, rows->loss);
   auto status = check(job, target, *rows, worker);

@@ -31,10 +31,10 @@ struct RowReport {
   double max_conversion_loss = 0.0;
 };
 
-/// Reads chunk by chunk (the reader digests each), changes rows to the target's form, looks for non-finite values where
-/// asked, writes. Memory: options.parallel.width times five of the largest chunk.
-/// Values that are to become blocks must be finite whatever options say: no block type holds others.
-/// Errors: non_finite (naming layer, stream, token), interrupted, the reader's and the sink's
+/// Reads chunk by chunk (the reader digests each), changes rows to the target's form, looks for non-finite
+/// values where asked, writes. Memory: options.parallel.width times five of the largest chunk. Values that
+/// are to become blocks must be finite whatever options say: no block type holds others. Errors: non_finite
+/// (naming layer, stream, token), interrupted, the reader's and the sink's
 Result<RowReport> write_rows(const CardReader& card, const std::vector<RowTarget>& targets, RandomSink& sink,
                              const StateWriteOptions& options, bool check_finite);
 

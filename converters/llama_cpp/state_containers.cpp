@@ -127,19 +127,6 @@ bool has_blocks(const std::vector<TensorBlock>& tensors) {
   return false;
 }
 
-/// source: llama-kv-cache.cpp, constructor: K the largest power of two from 64 that divides the head
-/// width, V always 64, both only where the cached layers have one width.
-std::uint32_t rotation_of(const std::vector<std::uint32_t>& head_dims,
-                          const std::vector<std::uint32_t>& layers, bool value) {
-  std::uint32_t width = 0;
-  for (const std::uint32_t layer : layers) {
-    if (layer >= head_dims.size() || (width != 0 && head_dims[layer] != width)) return 0;
-    width = head_dims[layer];
-  }
-  if (width == 0 || width % 64 != 0) return 0;
-  return value ? 64 : width & (~width + 1);
-}
-
 /// 10/3 does not record rotation: only quantised tensors of a fitting width can have it.
 void settle_rotation(const ModelFacts* model, const ParseOptions& options, StateFile& state) {
   if (state.layout != StateLayout::k10_3 || state.opaque) return;

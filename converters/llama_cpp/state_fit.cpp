@@ -65,7 +65,8 @@ Status check_tensor(const StreamRecord& stream, DType target_type, std::uint64_t
   }
   const std::uint32_t rotation = target_rotation(stream, n_rot);
   if (rotation > 1 && is_float(target_type)) {
-    return mismatch(stream, "hadamard_size", "the target's is said to be rotated, which only block types are");
+    return mismatch(stream, "hadamard_size",
+                    "the target's is said to be rotated, which only block types are");
   }
   if (!std::has_single_bit(rotation) || stream.head_dim % rotation != 0) {
     return mismatch(stream, "hadamard_size",

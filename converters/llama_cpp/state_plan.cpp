@@ -186,7 +186,8 @@ Status read_tokens(const CardReader& card, const StateTemplate& target, std::uin
 Status shift_positions(const StateTemplate& target, std::int64_t shift, StatePlan& plan) {
   if (shift == 0) return {};
   if (target.caches.empty()) {
-    return Error{ErrorCode::kNotRestorable, kNoOffset, "position_shift", "opaque state stays at its positions"};
+    return Error{ErrorCode::kNotRestorable, kNoOffset, "position_shift",
+                 "opaque state stays at its positions"};
   }
   const std::int64_t last = plan.positions.back() + shift;
   if (plan.positions.front() + shift < 0 || last >= std::numeric_limits<std::int32_t>::max()) {

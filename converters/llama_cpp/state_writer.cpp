@@ -129,8 +129,7 @@ void add_notes(const StatePlan& plan, const CardReader& card, const RowReport& r
     if (from == region.dtype && stream.hadamard_size == region.hadamard_size) continue;
     std::ostringstream note;
     note << spell(from, stream.hadamard_size) << " was converted to "
-         << spell(region.dtype, region.hadamard_size) << ", largest difference "
-         << rows.max_conversion_loss;
+         << spell(region.dtype, region.hadamard_size) << ", largest difference " << rows.max_conversion_loss;
     report.notes.push_back(note.str());
     break;
   }

@@ -54,9 +54,10 @@ struct StateWriteReport {
   std::vector<std::string> notes;    ///< what the user should know, one line each
 };
 
-/// Writes a card's cache as the target wants it. Types convert, to blocks by ggml's own recipe; rotation is put on or
-/// taken off; keys that the card holds without RoPE get it. Same type, rotation and positions: the card's own bytes.
-/// Errors: geometry_mismatch (field by field), not_restorable, partial_card, tokens_unknown,
+/// Writes a card's cache as the target wants it. Types convert, to blocks by ggml's own recipe; rotation is
+/// put on or taken off; keys that the card holds without RoPE get it. Same type, rotation and positions: the
+/// card's own bytes. Errors: geometry_mismatch (field by field), not_restorable, partial_card,
+/// tokens_unknown,
 ///         position_mismatch, non_finite (naming layer, stream, token), and the reader's
 Result<StateWriteReport> write_state(const CardReader& card, const StateTemplate& target, RandomSink& sink,
                                      const StateWriteOptions& options = {});

@@ -4,19 +4,13 @@
 
 #include <algorithm>
 
+#include "llama_cpp/card_checks.hpp"
 #include "llama_server/slot_session.hpp"
 
 namespace cachecard::llama_server {
 namespace {
 
 Error refuse(ErrorCode code, std::string detail) { return {code, kNoOffset, {}, std::move(detail)}; }
-
-bool is_read_by_staging(const FrameHeader& frame, std::uint64_t token_count) {
-  const auto type = static_cast<SectionType>(frame.section_type);
-  if (type == SectionType::kDirectory) return true;  // checked when the card was opened
-  if (type != SectionType::kChunk) return false;
-  return frame.token_count == 0 || frame.first_token < token_count;
-}
 
 /// The staged file says what the card says.
 Status check_staged(const std::string& path, const llama_cpp::ModelFacts* model,
@@ -69,21 +63,10 @@ Result<std::uint64_t> prefix_of(const CardHeader& header, std::uint64_t wanted) 
   return count;
 }
 
-Status check_other_sections(const CardReader& card, std::uint64_t token_count) {
-  std::vector<std::byte> stored;
-  const std::span<const FrameHeader> frames = card.frames();
-  for (std::size_t i = 0; i < frames.size(); ++i) {
-    if (is_read_by_staging(frames[i], token_count)) continue;
-    stored.resize(static_cast<std::size_t>(frames[i].stored_size));
-    if (Status s = card.read_stored(i, stored); !s) return s;
-  }
-  return {};
-}
-
 Result<llama_cpp::StateWriteReport> stage_card(const CardReader& card, const llama_cpp::StateTemplate& layout,
                                                const llama_cpp::ModelFacts* model, const std::string& path,
                                                const StageOptions& options) {
-  if (Status s = check_other_sections(card, options.token_count); !s) return s.error();
+  if (Status s = llama_cpp::check_other_sections(card, options.token_count); !s) return s.error();
   auto tokens = card.token_ids();
   if (!tokens) return tokens.error();
   FileSinkOptions volatile_file;

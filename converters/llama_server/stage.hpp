@@ -27,8 +27,4 @@ Result<llama_cpp::StateWriteReport> stage_card(const CardReader& card, const lla
                                                const llama_cpp::ModelFacts* model, const std::string& path,
                                                const StageOptions& options);
 
-/// Digests of all sections that write_state does not read: everything but the chunks of a prefix.
-/// Errors: checksum_mismatch and the reader's
-Status check_other_sections(const CardReader& card, std::uint64_t token_count);
-
 }  // namespace cachecard::llama_server

@@ -8,7 +8,8 @@
 /// Values that blocks are tried on: what a cache holds, and what it hardly ever does.
 namespace cachecard::llama_cpp::test {
 
-/// 4,096 blocks of 32: bell-shaped of many sizes, halves (which tie), equal values, zeros of both signs, tiny ones.
+/// 4,096 blocks of 32: bell-shaped of many sizes, halves (which tie), equal values, zeros of both signs, tiny
+/// ones.
 inline std::vector<float> block_values() {
   std::uint64_t seed = 20261124;
   const auto next = [&seed] {

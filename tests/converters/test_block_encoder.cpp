@@ -20,7 +20,8 @@ namespace {
 struct BlockType {
   DType dtype;
   const char* fixture;
-  std::uint64_t digest;  ///< XXH3-64 of what ggml's CPU code makes of block_values(); see tests/runtime/test_ggml_blocks.cpp
+  std::uint64_t digest;  ///< XXH3-64 of what ggml's CPU code makes of block_values(); see
+                         ///< tests/runtime/test_ggml_quantisers.cpp
   float bound;           ///< of |x - decoded| over the largest magnitude of the block
 };
 
@@ -114,11 +115,11 @@ TEST_CASE("rotation is put on and taken off, types change, and the loss is told"
     const char* to;
     double bound;  ///< of the largest difference to the f32 state's values
   };
-  for (const Case& change : {Case{"llama_q8_0.seq", "llama_q8_0_unrotated.seq", 0.06},
-                             Case{"llama_q8_0_unrotated.seq", "llama_q8_0.seq", 0.06},
-                             Case{"llama_q8_0.seq", "llama_f16.seq", 0.06},
-                             Case{"llama_f16.seq", "llama_q4_0.seq", 0.6},
-                             Case{"llama_q4_0.seq", "llama_q8_0.seq", 0.6}}) {
+  for (const Case& change :
+       {Case{"llama_q8_0.seq", "llama_q8_0_unrotated.seq", 0.06},
+        Case{"llama_q8_0_unrotated.seq", "llama_q8_0.seq", 0.06},
+        Case{"llama_q8_0.seq", "llama_f16.seq", 0.06}, Case{"llama_f16.seq", "llama_q4_0.seq", 0.6},
+        Case{"llama_q4_0.seq", "llama_q8_0.seq", 0.6}}) {
     const auto card = fixture_card(change.from);
     MemorySink sink;
     const auto report = write_state(**card, template_of_fixture(change.to), sink);

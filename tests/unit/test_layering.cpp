@@ -97,8 +97,9 @@ TEST_CASE("public headers include public headers only", "[unit]") {
 }
 
 TEST_CASE("no converter knows another, and each sees the library's public headers only", "[unit]") {
-  // llama_server is a client of llama.cpp's state files and stands on their converter.
-  const std::map<std::string, Names> stands_on{{"llama_server", {"llama_cpp"}}};
+  // llama_server and llama_live move llama.cpp's states and stand on their converter.
+  const std::map<std::string, Names> stands_on{{"llama_server", {"llama_cpp"}},
+                                               {"llama_live", {"llama_cpp"}}};
   for (const Include& include : includes_under("converters")) {
     INFO(include.file << " includes " << include.target);
     const std::string from = first_folder(include.file.substr(std::string("converters/").size()));
@@ -130,6 +131,21 @@ TEST_CASE("zstd and xxHash appear in the one file named for them", "[unit]") {
       for (const auto& [header, home] : homes) {
         if (!line.starts_with("#include") || line.find(header) == std::string::npos) continue;
         CHECK(fs::relative(entry.path(), kRoot).string() == home);
+      }
+    }
+  }
+}
+
+TEST_CASE("libllama is seen by the live converter only", "[unit]") {
+  for (const char* folder : {"libcachecard", "converters", "tools/cachecard"}) {
+    for (const auto& entry : fs::recursive_directory_iterator(kRoot / folder)) {
+      if (!entry.is_regular_file()) continue;
+      std::ifstream in(entry.path());
+      const std::string file = fs::relative(entry.path(), kRoot).string();
+      for (std::string line; std::getline(in, line);) {
+        if (!line.starts_with("#include <llama") && !line.starts_with("#include <ggml")) continue;
+        INFO(file << ": " << line);
+        CHECK(file.starts_with("converters/llama_live/"));
       }
     }
   }

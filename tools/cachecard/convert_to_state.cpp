@@ -71,7 +71,9 @@ Result<StateTemplate> like_template(const CardReader& card, const ConvertArgs& a
   auto state = llama_cpp::parse_state(**like, &facts, options);
   if (!state) return named(state.error());
   if (!state->rotation_known) {
-    return usage("--like: a quantised state of layout 10/3 does not say whether it is rotated: give --rotated yes or no");
+    return usage(
+        "--like: a quantised state of layout 10/3 does not say whether it is rotated: give --rotated yes or "
+        "no");
   }
   auto target = llama_cpp::template_of(*state);
   if (!target) return named(target.error());

@@ -57,7 +57,8 @@ std::size_t differing(const Bytes& a, const Bytes& b) {
 TEST_CASE("every block type is ggml's, byte for byte", "[runtime]") {
   ggml_cpu_init();
   const std::vector<float> values = llama_cpp::test::block_values();
-  for (const DType dtype : {DType::kQ8_0, DType::kQ4_0, DType::kQ4_1, DType::kQ5_0, DType::kQ5_1, DType::kIq4Nl}) {
+  for (const DType dtype :
+       {DType::kQ8_0, DType::kQ4_0, DType::kQ4_1, DType::kQ5_0, DType::kQ5_1, DType::kIq4Nl}) {
     INFO(name_of(dtype));
     Bytes own = ours(dtype, values);
     Bytes cache = of_the_cache(dtype, values);
@@ -74,7 +75,8 @@ TEST_CASE("every block type is ggml's, byte for byte", "[runtime]") {
 TEST_CASE("q8_0 is the cache's, which is not quite the reference's", "[runtime]") {
   ggml_cpu_init();
   const std::vector<float> values = llama_cpp::test::block_values();
-  const std::size_t count = differing(of_the_cache(DType::kQ8_0, values), of_the_reference(DType::kQ8_0, values));
+  const std::size_t count =
+      differing(of_the_cache(DType::kQ8_0, values), of_the_reference(DType::kQ8_0, values));
   CHECK(count > 0);
   CHECK(count < values.size() / 1000);
 }
