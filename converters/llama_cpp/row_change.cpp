@@ -76,6 +76,13 @@ Result<KeyTurn> KeyTurn::make(const CardReader& card, std::int64_t shift) {
   turn.table_ = *std::move(table);
   turn.shift_ = shift;
   turn.positions_ = expand_positions(*runs);
+  const std::uint64_t end =
+      std::uint64_t{turn.table_.record.rotated_offset} + turn.table_.record.rotated_width;
+  for (const StreamRecord& stream : card.header().streams) {
+    if (!turn.turns(stream) || end <= stream.head_dim) continue;
+    return Error{ErrorCode::kGeometryMismatch, kNoOffset, "rope_table.rotated_width",
+                 "channels up to " + std::to_string(end) + " of heads of " + std::to_string(stream.head_dim)};
+  }
   return turn;
 }
 

@@ -30,7 +30,8 @@ class Buffer {
 class KeyTurn {
  public:
   /// The card's own table. Keys with RoPE turn by shift; keys without it get RoPE at position + shift.
-  /// Errors: not_restorable without a table, and the reader's
+  /// Errors: not_restorable without a table, geometry_mismatch for one that no head has room for, the
+  /// reader's
   static Result<KeyTurn> make(const CardReader& card, std::int64_t shift);
 
   /// Rows [token][channel] in f32, unrotated, of a key or latent stream.

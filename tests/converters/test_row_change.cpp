@@ -1,0 +1,214 @@
+// Keys at other positions, and keys that a card holds without RoPE.
+#include <catch2/catch.hpp>
+#include <cmath>
+#include <cstring>
+
+#include "state_fixture.hpp"
+
+using namespace cachecard;
+using namespace cachecard::llama_cpp;
+using namespace cachecard::llama_cpp::test;
+
+namespace {
+
+constexpr std::uint32_t kHeads = 2;
+constexpr std::uint32_t kHeadDim = 64;
+constexpr std::uint32_t kRotated = 48;  ///< the last 16 channels of a head have no position
+constexpr std::uint64_t kTokens = 7;
+constexpr std::size_t kRow = kHeads * kHeadDim;
+
+struct KeyShape {
+  RopePairing pairing = RopePairing::kInterleaved;
+  RopeState state = RopeState::kPostRope;
+  bool table = true;
+  double magnitude = 1.0;
+};
+
+double frequency(std::uint32_t pair) { return std::pow(10000.0, -2.0 * pair / kRotated); }
+
+/// The key before RoPE, then turned to a position in f64.
+double key_at(const KeyShape& shape, std::uint64_t token, std::size_t channel, double position) {
+  const auto bare = [token](std::size_t c) {
+    return std::sin(0.7 * static_cast<double>(c) + 1.3 * static_cast<double>(token));
+  };
+  const std::size_t in_head = channel % kHeadDim;
+  if (in_head >= kRotated) return bare(channel);
+  const bool half = shape.pairing == RopePairing::kHalfSplit;
+  const std::size_t pair = half ? in_head % (kRotated / 2) : in_head / 2;
+  const bool second = half ? in_head >= kRotated / 2 : in_head % 2 == 1;
+  const std::size_t distance = half ? kRotated / 2 : 1;
+  const double angle = position * frequency(static_cast<std::uint32_t>(pair));
+  const double other = bare(second ? channel - distance : channel + distance);
+  const double turned = second ? bare(channel) * std::cos(angle) + other * std::sin(angle)
+                               : bare(channel) * std::cos(angle) - other * std::sin(angle);
+  return turned * shape.magnitude;
+}
+
+/// One layer whose keys and values follow a formula.
+class FormulaSource final : public CacheSource {
+ public:
+  explicit FormulaSource(const KeyShape& shape) : shape_(shape) {
+    header_.layer_count = 1;
+    header_.token_count = kTokens;
+    header_.next_position = kTokens;
+    SegmentRecord segment;
+    segment.token_count = kTokens;
+    header_.segments = {segment};
+    for (const StreamKind kind : {StreamKind::kKey, StreamKind::kValue}) {
+      StreamRecord stream;
+      stream.stream = static_cast<std::uint8_t>(kind);
+      stream.dtype = static_cast<std::uint8_t>(DType::kF32);
+      stream.kv_head_count = kHeads;
+      stream.head_dim = kHeadDim;
+      stream.token_count = kTokens;
+      if (kind == StreamKind::kKey) {
+        stream.rope_state = static_cast<std::uint8_t>(shape.state);
+        stream.rope_pairing = static_cast<std::uint8_t>(shape.pairing);
+      }
+      header_.streams.push_back(stream);
+    }
+    table_.record.pairing = static_cast<std::uint8_t>(shape.pairing);
+    table_.record.rotated_width = kRotated;
+    table_.record.pair_count = kRotated / 2;
+    table_.record.magnitude = shape.magnitude;
+    for (std::uint32_t i = 0; i < kRotated / 2; ++i) table_.inverse_frequencies.push_back(frequency(i));
+    for (std::int32_t i = 0; i < static_cast<std::int32_t>(kTokens); ++i) numbers_.push_back(i);
+  }
+
+  const CardHeader& header() const override { return header_; }
+  std::span<const std::int32_t> token_ids() const override { return numbers_; }
+  std::span<const std::int32_t> positions() const override { return numbers_; }
+  const RopeTable* rope_table() const override { return shape_.table ? &table_ : nullptr; }
+  Status read_rows(std::size_t stream, std::uint64_t first, std::uint64_t count,
+                   std::span<std::byte> out) const override {
+    std::vector<float> rows;
+    KeyShape bare = shape_;
+    if (shape_.state == RopeState::kPreRope) bare.magnitude = 1.0;
+    for (std::uint64_t token = first; token < first + count; ++token) {
+      const double position = shape_.state == RopeState::kPreRope ? 0.0 : static_cast<double>(token);
+      for (std::size_t c = 0; c < kRow; ++c) {
+        rows.push_back(static_cast<float>(stream == 0
+                                              ? key_at(bare, token, c, position)
+                                              : static_cast<double>(token) + 0.01 * static_cast<double>(c)));
+      }
+    }
+    std::memcpy(out.data(), rows.data(), out.size());
+    return {};
+  }
+  RopeTable& table() { return table_; }
+
+ private:
+  KeyShape shape_;
+  CardHeader header_;
+  RopeTable table_;
+  std::vector<std::int32_t> numbers_;
+};
+
+std::unique_ptr<MadeCard> card_of(const FormulaSource& source) {
+  MemorySink sink;
+  REQUIRE(write_card(source, sink));
+  auto card = std::make_unique<MadeCard>();
+  card->bytes = std::move(sink.bytes());
+  card->source = MemorySource(card->bytes);
+  auto reader = CardReader::open(card->source);
+  REQUIRE(reader);
+  card->reader.push_back(*std::move(reader));
+  return card;
+}
+
+StateTemplate float_target() {
+  StateTemplate target;
+  StateTemplate::Cache cache;
+  cache.key_types = cache.value_types = {DType::kF32};
+  cache.key_row_bytes = cache.value_row_bytes = {kRow * 4};
+  target.caches = {cache};
+  return target;
+}
+
+/// Keys and positions of the state that a card becomes.
+struct Moved {
+  std::vector<float> keys;
+  std::vector<std::int32_t> positions;
+};
+
+Moved moved(const CardReader& card, std::int64_t shift) {
+  StateWriteOptions options;
+  options.position_shift = shift;
+  const auto bytes = write(card, float_target(), options);
+  INFO((bytes ? "" : bytes.error().message()));
+  REQUIRE(bytes);
+  ModelFacts model = small_model();
+  model.rope_dimension_count = kRotated;
+  const auto state = parse_state(MemorySource(*bytes), &model);
+  REQUIRE(state);
+  Moved out{std::vector<float>(kTokens * kRow), state->caches[0].positions};
+  std::memcpy(out.keys.data(), bytes->data() + state->caches[0].keys[0].data_offset, out.keys.size() * 4);
+  return out;
+}
+
+ErrorCode refused(const CardReader& card, std::int64_t shift) {
+  StateWriteOptions options;
+  options.position_shift = shift;
+  const auto bytes = write(card, float_target(), options);
+  return bytes ? ErrorCode::kOk : bytes.error().code;
+}
+
+}  // namespace
+
+TEST_CASE("keys turn to where they are asked for, whether the card holds them with RoPE or without",
+          "[converters]") {
+  for (const RopePairing pairing : {RopePairing::kInterleaved, RopePairing::kHalfSplit}) {
+    for (const RopeState state : {RopeState::kPostRope, RopeState::kPreRope}) {
+      const KeyShape shape{pairing, state, true, 1.25};
+      const FormulaSource source(shape);
+      const auto card = card_of(source);
+      for (const std::int64_t shift : {std::int64_t{0}, std::int64_t{5}, std::int64_t{131'000}}) {
+        INFO(name_of(pairing) << " " << name_of(state) << " by " << shift);
+        const Moved found = moved(**card, shift);
+        double worst = 0.0;
+        for (std::uint64_t token = 0; token < kTokens; ++token) {
+          const auto position = static_cast<double>(static_cast<std::int64_t>(token) + shift);
+          CHECK(found.positions[token] == static_cast<std::int32_t>(token) + shift);
+          for (std::size_t c = 0; c < kRow; ++c) {
+            const double wanted = key_at(shape, token, c, position);
+            worst = std::max(worst, std::fabs(wanted - static_cast<double>(found.keys[token * kRow + c])));
+          }
+        }
+        CHECK(worst < 5e-7);  // one turn in f32, whatever the distance
+      }
+    }
+  }
+}
+
+TEST_CASE("without a RoPE table keys stay where they are", "[converters]") {
+  FormulaSource none({RopePairing::kInterleaved, RopeState::kPostRope, false, 1.0});
+  CHECK(refused(**card_of(none), 0) == ErrorCode::kOk);
+  CHECK(refused(**card_of(none), 1) == ErrorCode::kNotRestorable);
+  FormulaSource bare({RopePairing::kInterleaved, RopeState::kPreRope, false, 1.0});
+  CHECK(refused(**card_of(bare), 0) == ErrorCode::kNotRestorable);
+}
+
+TEST_CASE("a RoPE table wider than the heads is refused before it turns anything", "[converters]") {
+  FormulaSource source({});
+  source.table().record.rotated_offset = 32;
+  const auto card = card_of(source);
+  CHECK(refused(**card, 0) == ErrorCode::kOk);
+  CHECK(refused(**card, 1) == ErrorCode::kGeometryMismatch);
+}
+
+TEST_CASE("positions stay within their range", "[converters]") {
+  const auto card = card_of(FormulaSource({}));
+  CHECK(refused(**card, -1) == ErrorCode::kInvalidArgument);
+  CHECK(refused(**card, (std::int64_t{1} << 31) - 7) == ErrorCode::kInvalidArgument);
+  CHECK(refused(**card, (std::int64_t{1} << 31) - 8) == ErrorCode::kOk);
+}
+
+TEST_CASE("opaque state and images stay where they are", "[converters]") {
+  StateWriteOptions options;
+  options.position_shift = 3;
+  for (const char* file : {"mamba.seq", "qwen2vl_f16.seq"}) {
+    const auto bytes = write(**fixture_card(file), template_of_fixture(file), options);
+    REQUIRE_FALSE(bytes);
+    CHECK(bytes.error().code == ErrorCode::kNotRestorable);
+  }
+}
