@@ -26,10 +26,12 @@ struct RowSpan {
   std::uint64_t token_count = 0;
 };
 
+/// Rows as the card holds them, in out or in a buffer.
 Result<std::span<const std::byte>> stored_rows(const CardReader& card, const RowSpan& span,
-                                               RowBuffers& buffers) {
+                                               RowBuffers& buffers, std::span<std::byte> out = {}) {
   const StreamRecord& stream = card.header().streams[span.stream];
-  const auto rows = buffers.rows.get(span.token_count * row_bytes(stream, static_cast<DType>(stream.dtype)));
+  const std::uint64_t size = span.token_count * row_bytes(stream, static_cast<DType>(stream.dtype));
+  const auto rows = out.empty() ? buffers.rows.get(size) : out;
   auto status = card.read_rows(span.stream, span.first_token, span.token_count, rows,
                                buffers.scratch.get(card.scratch_bytes(span.stream)));
   if (!status) return status.error();
@@ -144,12 +146,13 @@ Result<ChangedRows> changed_rows(const CardReader& card, std::size_t stream_inde
   const auto dtype = static_cast<DType>(stream.dtype);
   ChangedRows result;
   if (!changes_rows(stream, form)) {
-    auto rows = stored_rows(card, span, buffers);
+    auto rows = stored_rows(card, span, buffers, buffers.out);
     if (!rows) return rows.error();
     result.bytes = *rows;
     return result;
   }
-  const auto out = buffers.converted.get(token_count * row_bytes(stream, form.dtype));
+  const auto out =
+      buffers.out.empty() ? buffers.converted.get(token_count * row_bytes(stream, form.dtype)) : buffers.out;
   result.bytes = out;
   const bool floats = is_float(dtype) && is_float(form.dtype) && stream.hadamard_size == form.hadamard_size;
   if (floats && !turned(stream, form)) {

@@ -61,6 +61,7 @@ struct RowForm {
 
 /// Buffers of one worker.
 struct RowBuffers {
+  std::span<std::byte> out;  ///< where changed rows go, exactly their size; empty: into a buffer
   Buffer rows;
   Buffer scratch;
   Buffer values;

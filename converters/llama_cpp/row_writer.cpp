@@ -37,6 +37,7 @@ class RowWork {
 
  private:
   void work();
+  std::span<std::byte> place_of(const RowJob& job, const RowTarget& target) const;
   Status copy(const RowJob& job, Worker& worker);
   Status check(const RowJob& job, const RowTarget& target, const ChangedRows& rows, Worker& worker) const;
   Error nonfinite(const RowTarget& target, const std::string& where) const;
@@ -107,15 +108,28 @@ void RowWork::work() {
   report_.max_conversion_loss = std::max(report_.max_conversion_loss, worker.report.max_conversion_loss);
 }
 
+/// Where a job's rows go as they are, if they go there in one piece and the sink has the place in memory.
+std::span<std::byte> RowWork::place_of(const RowJob& job, const RowTarget& target) const {
+  if (target.transposed) return {};
+  for (const CellRun& run : *target.runs) {
+    const bool inside = run.first_token <= job.first_token &&
+                        job.first_token + job.token_count <= run.first_token + run.token_count;
+    if (!inside) continue;
+    const std::uint64_t cell = run.first_cell + (job.first_token - run.first_token);
+    return sink_.place(target.offset + cell * row_size(target), job.token_count * row_size(target));
+  }
+  return {};
+}
+
 Status RowWork::copy(const RowJob& job, Worker& worker) {
   const RowTarget& target = targets_[job.target];
+  worker.buffers.out = place_of(job, target);
   auto rows =
       changed_rows(card_, target.stream, job.first_token, job.token_count, target.form, worker.buffers);
   if (!rows) return rows.error();
   worker.report.max_conversion_loss = std::max(worker.report.max_conversion_loss, rows->loss);
   auto status = check(job, target, *rows, worker);
-  if (!status) return status;
-  status = write(job, target, rows->bytes, worker);
+  if (status && worker.buffers.out.empty()) status = write(job, target, rows->bytes, worker);
   if (!status) return status;
   return advance(rows->bytes.size());
 }

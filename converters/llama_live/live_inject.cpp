@@ -4,7 +4,6 @@
 #include <optional>
 
 #include "llama_cpp/card_checks.hpp"
-#include "llama_live/live_sequence.hpp"
 
 namespace cachecard::llama_live {
 namespace {
@@ -20,7 +19,10 @@ class LiveInjection {
         live_(live),
         facts_(facts),
         sequence_(sequence),
-        options_(options) {}
+        options_(options),
+        state_(options.scratch != nullptr ? *options.scratch : own_) {
+    state_.clear();
+  }
 
   Result<LiveInjectReport> run();
 
@@ -44,7 +46,8 @@ class LiveInjection {
   const LiveInjectOptions& options_;
   LiveInjectReport report_;
   llama_cpp::StateTemplate target_;
-  StateBlob state_;
+  StateBlob own_;
+  StateBlob& state_;
 };
 
 Status LiveInjection::match() {

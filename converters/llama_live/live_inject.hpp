@@ -5,7 +5,7 @@
 
 #include "cachecard/match.hpp"
 #include "cachecard/reader.hpp"
-#include "llama_live/live_context.hpp"
+#include "llama_live/live_sequence.hpp"
 
 /// From a card into a running context: wholly, or not at all.
 /// Identity, geometry and every byte of the card are checked, and the state is made in memory, before the
@@ -21,6 +21,8 @@ struct LiveInjectOptions {
   bool allow_nonfinite = false;
   std::vector<std::string> allow;                      ///< overrides of match_identity
   std::uint64_t copy_limit_bytes = ~std::uint64_t{0};  ///< that the copy of an occupied sequence may take
+  StateBlob* scratch =
+      nullptr;  ///< where the state is made, for those who inject often; nullptr: memory of its own
   ParallelFor parallel;
   std::function<bool(std::uint64_t done, std::uint64_t total)> progress;
 };

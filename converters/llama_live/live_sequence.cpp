@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstring>
 
 namespace cachecard::llama_live {
@@ -23,13 +24,17 @@ Result<StateBlob> StateBlob::allocate(std::uint64_t size) {
 }
 
 Status StateBlob::reserve(std::uint64_t size) {
-  if (size <= size_) return {};
+  if (size <= capacity_) {
+    size_ = std::max<std::size_t>(size_, size);
+    return {};
+  }
   const std::uint64_t whole = (size + kHugePage - 1) / kHugePage * kHugePage;
   auto* bytes = static_cast<std::byte*>(whole < size ? nullptr : std::aligned_alloc(kHugePage, whole));
   if (bytes == nullptr) return no_memory(size);
   (void)::madvise(bytes, whole, MADV_HUGEPAGE);  // a hint: a tenth of the page faults
   if (size_ > 0) std::memcpy(bytes, bytes_.get(), size_);
   bytes_.reset(bytes);
+  capacity_ = whole;
   size_ = size;
   return {};
 }
@@ -40,6 +45,11 @@ Status StateBlob::write_at(std::uint64_t offset, std::span<const std::byte> byte
   }
   if (!bytes.empty()) std::memcpy(bytes_.get() + offset, bytes.data(), bytes.size());
   return {};
+}
+
+std::span<std::byte> StateBlob::place(std::uint64_t offset, std::uint64_t size) {
+  if (size > size_ || offset > size_ - size) return {};
+  return bytes().subspan(offset, size);
 }
 
 Status StateBlob::read_at(std::uint64_t offset, std::span<std::byte> out) const {

@@ -9,12 +9,15 @@
 /// One sequence's state in memory, and the calls that move it.
 namespace cachecard::llama_live {
 
-/// Bytes without an owner's zeroes: a state is written wholly before it is read. A sink for write_state.
+/// Memory of one state, a sink for write_state. Not zeroed: a state is written wholly before it is read. Kept
+/// between states it costs its page faults once.
 class StateBlob final : public RandomSink {
  public:
   /// Errors: out_of_memory
   static Result<StateBlob> allocate(std::uint64_t size);
   StateBlob() = default;
+  /// Forgets the bytes, keeps the memory.
+  void clear() { size_ = position_ = 0; }
 
   std::span<std::byte> bytes() { return {bytes_.get(), size_}; }
   std::span<const std::byte> bytes() const { return {bytes_.get(), size_}; }
@@ -23,6 +26,7 @@ class StateBlob final : public RandomSink {
   Status reserve(std::uint64_t size) override;
   Status write_at(std::uint64_t offset, std::span<const std::byte> bytes) override;
   Status read_at(std::uint64_t offset, std::span<std::byte> out) const override;
+  std::span<std::byte> place(std::uint64_t offset, std::uint64_t size) override;
   Status write(std::span<const std::byte> bytes) override;
   Status commit() override { return {}; }
 
@@ -31,6 +35,7 @@ class StateBlob final : public RandomSink {
     void operator()(std::byte* bytes) const { std::free(bytes); }
   };
   std::unique_ptr<std::byte[], Free> bytes_;
+  std::size_t capacity_ = 0;
   std::size_t size_ = 0;
   std::size_t position_ = 0;
 };

@@ -88,6 +88,8 @@ class RandomSink : public ByteSink {
   virtual Status write_at(std::uint64_t offset, std::span<const std::byte> bytes) = 0;
   /// Reads back what was written.
   virtual Status read_at(std::uint64_t offset, std::span<std::byte> out) const = 0;
+  /// Reserved bytes in place, to be filled there, where the sink has them in memory; empty otherwise.
+  virtual std::span<std::byte> place(std::uint64_t offset, std::uint64_t size);
 };
 
 struct FileSinkOptions {
@@ -117,6 +119,7 @@ class MemorySink final : public RandomSink {
   Status reserve(std::uint64_t size) override;
   Status write_at(std::uint64_t offset, std::span<const std::byte> bytes) override;
   Status read_at(std::uint64_t offset, std::span<std::byte> out) const override;
+  std::span<std::byte> place(std::uint64_t offset, std::uint64_t size) override;
   std::vector<std::byte>& bytes() { return bytes_; }
 
  private:

@@ -242,6 +242,13 @@ Status FdSink::write(std::span<const std::byte> bytes) {
   return {};
 }
 
+std::span<std::byte> RandomSink::place(std::uint64_t, std::uint64_t) { return {}; }
+
+std::span<std::byte> MemorySink::place(std::uint64_t offset, std::uint64_t size) {
+  if (size > bytes_.size() || offset > bytes_.size() - size) return {};
+  return std::span(bytes_).subspan(offset, size);
+}
+
 Status MemorySink::write(std::span<const std::byte> bytes) {
   if (Status s = write_at(position_, bytes); !s) return s;
   position_ += bytes.size();
