@@ -1,4 +1,5 @@
 #include <charconv>
+#include <iterator>
 #include <map>
 #include <numeric>
 
@@ -120,8 +121,9 @@ std::vector<KeyOverride> overrides_of(const llama_context_params& params, const 
     add(out, "rope.scaling.factor", 1.0 / static_cast<double>(params.rope_freq_scale));
   }
   static constexpr const char* kScalings[] = {"none", "linear", "yarn", "longrope"};
-  if (params.rope_scaling_type >= 0 && params.rope_scaling_type < 4) {
-    add(out, "rope.scaling.type", std::string(kScalings[params.rope_scaling_type]));
+  const auto scaling = static_cast<std::int32_t>(params.rope_scaling_type);  // -1: the model's
+  if (scaling >= 0 && scaling < static_cast<std::int32_t>(std::size(kScalings))) {
+    add(out, "rope.scaling.type", std::string(kScalings[scaling]));
   }
   if (params.yarn_orig_ctx != 0) {
     add(out, "rope.scaling.original_context_length", std::uint64_t{params.yarn_orig_ctx});

@@ -10,8 +10,9 @@ using llama_cpp::ModelFacts;
 using llama_cpp::StateTemplate;
 
 Result<DType> cache_type(ggml_type type, const char* name) {
-  const auto dtype = static_cast<DType>(type);
-  const bool known = type >= 0 && type < 255 && dtype_info(dtype) != nullptr && dtype != DType::kBytes;
+  const auto number = static_cast<std::int64_t>(type);
+  const auto dtype = static_cast<DType>(number);
+  const bool known = number >= 0 && number < 255 && dtype_info(dtype) != nullptr;
   if (known) return dtype;
   return Error{ErrorCode::kGeometryMismatch, kNoOffset, name,
                "ggml type " + std::to_string(type) + " is none that a card can hold"};
