@@ -1,7 +1,5 @@
 #include "row_change.hpp"
 
-#include <cmath>
-
 #include "block_encoder.hpp"
 #include "float_types.hpp"
 
@@ -15,8 +13,11 @@ bool is_key(const StreamRecord& stream) {
          stream.stream == static_cast<std::uint8_t>(StreamKind::kLatent);
 }
 
+/// Whether the target's keys stand at other positions, or the card's without RoPE.
 bool turned(const StreamRecord& stream, const RowForm& form) {
-  return form.turn != nullptr && form.turn->turns(stream);
+  if (!is_key(stream) || !form.rope_shift) return false;
+  const auto state = static_cast<RopeState>(stream.rope_state);
+  return state == RopeState::kPreRope || (state == RopeState::kPostRope && *form.rope_shift != 0);
 }
 
 /// A span of rows of one stream.
@@ -39,12 +40,13 @@ Result<std::span<const std::byte>> stored_rows(const CardReader& card, const Row
 }
 
 /// Unrotated values. Float rows without rotation take the short way.
-Result<std::span<float>> plain_values(const CardReader& card, const RowSpan& span, RowBuffers& buffers) {
+Result<std::span<float>> plain_values(const CardReader& card, const RowSpan& span, const RowForm& form,
+                                      RowBuffers& buffers) {
   const StreamRecord& stream = card.header().streams[span.stream];
   const auto dtype = static_cast<DType>(stream.dtype);
   const std::size_t count = span.token_count * row_elements(stream);
   const auto bytes = buffers.values.get(count * sizeof(float));
-  if (is_float(dtype) && stream.hadamard_size == 1) {
+  if (is_float(dtype) && stream.hadamard_size == 1 && !turned(stream, form)) {
     auto rows = stored_rows(card, span, buffers);
     if (!rows) return rows.error();
     convert_floats(dtype, DType::kF32, *rows, bytes);
@@ -54,85 +56,15 @@ Result<std::span<float>> plain_values(const CardReader& card, const RowSpan& spa
     target.channel_stride = sizeof(float);
     target.head_stride = static_cast<std::int64_t>(stream.head_dim * sizeof(float));
     target.token_stride = static_cast<std::int64_t>(row_elements(stream) * sizeof(float));
-    auto status = card.decode({span.stream, span.first_token, span.token_count, false}, target);
+    DecodeRequest request{span.stream, span.first_token, span.token_count, false};
+    if (turned(stream, form)) request.rope_shift = form.rope_shift;
+    auto status = card.decode(request, target);
     if (!status) return status.error();
   }
   return std::span<float>(reinterpret_cast<float*>(bytes.data()), count);
 }
 
 }  // namespace
-
-Result<KeyTurn> KeyTurn::make(const CardReader& card, std::int64_t shift) {
-  const auto frame = card.find(SectionType::kRopeTable);
-  if (!frame) {
-    return Error{ErrorCode::kNotRestorable, kNoOffset, "rope_table",
-                 "keys turn to other positions only through a RoPE table, which the card lacks"};
-  }
-  auto payload = card.read_section(*frame);
-  if (!payload) return payload.error();
-  auto table = parse_rope_table(*payload);
-  if (!table) return table.error();
-  auto runs = card.positions();
-  if (!runs) return runs.error();
-  KeyTurn turn;
-  turn.table_ = *std::move(table);
-  turn.shift_ = shift;
-  turn.positions_ = expand_positions(*runs);
-  const std::uint64_t end =
-      std::uint64_t{turn.table_.record.rotated_offset} + turn.table_.record.rotated_width;
-  for (const StreamRecord& stream : card.header().streams) {
-    if (!turn.turns(stream) || end <= stream.head_dim) continue;
-    return Error{ErrorCode::kGeometryMismatch, kNoOffset, "rope_table.rotated_width",
-                 "channels up to " + std::to_string(end) + " of heads of " + std::to_string(stream.head_dim)};
-  }
-  return turn;
-}
-
-bool KeyTurn::turns(const StreamRecord& stream) const {
-  if (!is_key(stream)) return false;
-  const auto state = static_cast<RopeState>(stream.rope_state);
-  return state == RopeState::kPreRope || (state == RopeState::kPostRope && shift_ != 0);
-}
-
-void KeyTurn::fill(double position, double magnitude, std::vector<Angle>& out) const {
-  out.clear();
-  for (const double frequency : table_.inverse_frequencies) {
-    const double angle = position * frequency;
-    out.push_back(
-        {static_cast<float>(std::cos(angle) * magnitude), static_cast<float>(std::sin(angle) * magnitude)});
-  }
-}
-
-void KeyTurn::turn_head(const std::vector<Angle>& angles, float* head) const {
-  float* rotated = head + table_.record.rotated_offset;
-  const bool half = static_cast<RopePairing>(table_.record.pairing) == RopePairing::kHalfSplit;
-  const std::size_t distance = half ? table_.record.rotated_width / 2 : 1;
-  for (std::size_t i = 0; i < angles.size(); ++i) {
-    float& first = rotated[half ? i : 2 * i];
-    float& second = (&first)[distance];
-    const float x = first;
-    const float y = second;
-    first = x * angles[i].cosine - y * angles[i].sine;
-    second = y * angles[i].cosine + x * angles[i].sine;
-  }
-}
-
-void KeyTurn::apply(const StreamRecord& stream, std::uint64_t first_token, std::span<float> rows) const {
-  const bool bare = static_cast<RopeState>(stream.rope_state) == RopeState::kPreRope;
-  std::vector<Angle> angles;
-  angles.reserve(table_.inverse_frequencies.size());
-  if (!bare) fill(static_cast<double>(shift_), 1.0, angles);  // the magnitude is in the keys
-  const std::uint64_t width = row_elements(stream);
-  for (std::uint64_t token = 0; token * width < rows.size(); ++token) {
-    if (bare) {
-      const auto position = positions_[first_token + token] + shift_;
-      fill(static_cast<double>(position), table_.record.magnitude, angles);
-    }
-    for (std::uint32_t head = 0; head < stream.kv_head_count; ++head) {
-      turn_head(angles, rows.data() + token * width + std::uint64_t{head} * stream.head_dim);
-    }
-  }
-}
 
 bool changes_rows(const StreamRecord& stream, const RowForm& form) {
   return static_cast<DType>(stream.dtype) != form.dtype || stream.hadamard_size != form.hadamard_size ||
@@ -161,11 +93,10 @@ Result<ChangedRows> changed_rows(const CardReader& card, std::size_t stream_inde
     result.loss = convert_floats(dtype, form.dtype, *rows, out);
     return result;
   }
-  auto values = plain_values(card, span, buffers);
+  auto values = plain_values(card, span, form, buffers);
   if (!values) return values.error();
   if (!is_float(form.dtype)) result.nonfinite_values = count_nonfinite(DType::kF32, std::as_bytes(*values));
   if (result.nonfinite_values != 0) return result;
-  if (turned(stream, form)) form.turn->apply(stream, first_token, *values);
   if (form.hadamard_size > 1) rotate_groups(*values, form.hadamard_size);
   result.loss = is_float(form.dtype) ? convert_floats(DType::kF32, form.dtype, std::as_bytes(*values), out)
                                      : encode_blocks(form.dtype, *values, out);

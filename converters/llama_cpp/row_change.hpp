@@ -2,8 +2,8 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
-#include <vector>
 
 #include "cachecard/reader.hpp"
 
@@ -26,37 +26,11 @@ class Buffer {
   std::size_t capacity_ = 0;
 };
 
-/// Turns keys to other positions through the card's RoPE table: angles in f64, one turn in f32.
-class KeyTurn {
- public:
-  /// The card's own table. Keys with RoPE turn by shift; keys without it get RoPE at position + shift.
-  /// Errors: not_restorable without a table, geometry_mismatch for one that no head has room for, the
-  /// reader's
-  static Result<KeyTurn> make(const CardReader& card, std::int64_t shift);
-
-  /// Rows [token][channel] in f32, unrotated, of a key or latent stream.
-  void apply(const StreamRecord& stream, std::uint64_t first_token, std::span<float> rows) const;
-  /// Whether a stream's values change. Needs: a key or latent stream for true.
-  bool turns(const StreamRecord& stream) const;
-
- private:
-  struct Angle {
-    float cosine;
-    float sine;
-  };
-  void fill(double position, double magnitude, std::vector<Angle>& out) const;
-  void turn_head(const std::vector<Angle>& angles, float* head) const;
-
-  RopeTable table_;
-  std::int64_t shift_ = 0;
-  std::vector<std::int32_t> positions_;  ///< by token, where a stream has keys without RoPE
-};
-
 /// What a target wants of a stream's rows.
 struct RowForm {
   DType dtype = DType::kF16;
-  std::uint32_t hadamard_size = 1;  ///< 1: not rotated
-  const KeyTurn* turn = nullptr;    ///< nullptr: positions stay
+  std::uint32_t hadamard_size = 1;           ///< 1: not rotated
+  std::optional<std::int64_t> rope_shift{};  ///< as DecodeRequest; absent: keys stay as the card holds them
 };
 
 /// Buffers of one worker.

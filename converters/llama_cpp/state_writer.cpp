@@ -53,20 +53,20 @@ Status write_frame_of(const StatePlan& plan, RandomSink& sink) {
   return status;
 }
 
-/// Turns keys where positions move, or where the card holds them without RoPE.
-Result<std::optional<KeyTurn>> turn_of(const CardReader& card, std::int64_t shift) {
+/// A card that lacks the table says so before anything is written.
+Status check_turns(const CardReader& card, std::int64_t shift) {
   for (const StreamRecord& stream : card.header().streams) {
     const auto state = static_cast<RopeState>(stream.rope_state);
-    if (state != RopeState::kPreRope && (state != RopeState::kPostRope || shift == 0)) continue;
-    auto turn = KeyTurn::make(card, shift);
-    if (!turn) return turn.error();
-    return std::optional<KeyTurn>(*std::move(turn));
+    const bool turns = state == RopeState::kPreRope || (state == RopeState::kPostRope && shift != 0);
+    if (!turns || card.find(SectionType::kRopeTable)) continue;
+    return Error{ErrorCode::kNotRestorable, kNoOffset, "rope_table",
+                 "keys turn to other positions only through a RoPE table, which the card lacks"};
   }
-  return std::optional<KeyTurn>();
+  return {};
 }
 
-Result<RowReport> write_regions(const CardReader& card, const StatePlan& plan, const KeyTurn* turn,
-                                RandomSink& sink, const StateWriteOptions& options) {
+Result<RowReport> write_regions(const CardReader& card, const StatePlan& plan, RandomSink& sink,
+                                const StateWriteOptions& options) {
   std::vector<std::vector<CellRun>> runs;
   runs.reserve(plan.regions.size());  // targets point into it
   std::vector<RowTarget> targets;
@@ -75,7 +75,7 @@ Result<RowReport> write_regions(const CardReader& card, const StatePlan& plan, c
     targets.push_back({region.stream,
                        region.offset,
                        region.token_count,
-                       {region.dtype, region.hadamard_size, turn},
+                       {region.dtype, region.hadamard_size, options.position_shift},
                        region.transposed,
                        &runs.back()});
   }
@@ -150,11 +150,11 @@ Result<StateWriteReport> write_state(const CardReader& card, const StateTemplate
   report.token_count = options.token_count != 0 ? options.token_count : card.header().token_count;
   auto plan = plan_state(card, target, report.token_count, options.position_shift);
   if (!plan) return plan.error();
-  auto turn = turn_of(card, options.position_shift);
-  if (!turn) return turn.error();
-  auto status = write_frame_of(*plan, sink);
+  auto status = check_turns(card, options.position_shift);
   if (!status) return status.error();
-  auto rows = write_regions(card, *plan, *turn ? &**turn : nullptr, sink, options);
+  status = write_frame_of(*plan, sink);
+  if (!status) return status.error();
+  auto rows = write_regions(card, *plan, sink, options);
   if (!rows) return rows.error();
   if (plan->opaque_size != 0) {
     status = write_opaque(card, 0, plan->opaque_offset, sink);

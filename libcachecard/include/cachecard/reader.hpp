@@ -35,6 +35,10 @@ struct DecodeRequest {
   std::uint64_t first_token = 0;
   std::uint64_t token_count = 0;
   bool keep_rotation = false;  ///< leave Hadamard-rotated values as the source stored them
+  /// Keys with RoPE, each at its position + this: those that the card holds without RoPE get it there at once, others turn
+  /// by the difference. Absent: as the source stored them. Goes with values, not with keep_rotation.
+  /// Errors: not_restorable without a RoPE table, geometry_mismatch for one that no head has room for
+  std::optional<std::int64_t> rope_shift{};
 };
 
 /// What can be known of a card without its directory: for inspect, and to refuse early.

@@ -13,6 +13,7 @@ struct AngleSpan {
   std::uint64_t table_id = 0;
   std::uint64_t first_token = 0;
   std::uint64_t token_count = 0;
+  std::int64_t shift = 0;  ///< added to the positions
   bool operator==(const AngleSpan&) const = default;
 };
 

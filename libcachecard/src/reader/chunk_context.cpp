@@ -79,7 +79,7 @@ Result<std::shared_ptr<const PlanesTokens>> ContextCache::tokens(const CardReade
 }
 
 Result<std::shared_ptr<const Angles>> ContextCache::angles(const CardReader& card, const FrameHeader& frame,
-                                                           const OpenedStream& stream) {
+                                                           const OpenedStream& stream, std::int64_t rope_shift) {
   if (stream.table == nullptr) return std::shared_ptr<const Angles>();
   const std::uint64_t digest = stream.parameters.record.positions_digest;
   const auto index = card.find(SectionType::kPositions, frame.segment);
@@ -95,18 +95,24 @@ Result<std::shared_ptr<const Angles>> ContextCache::angles(const CardReader& car
     return std::shared_ptr<const Positions>(std::make_shared<Positions>(expand_positions(*runs)));
   });
   if (!positions) return positions.error();
-  const auto span =
+  auto span =
       std::span<const std::int32_t>(**positions).subspan(frame.first_token - segment.first_token, frame.token_count);
-  return angles_.get({stream.parameters.record.rope_table_digest, frame.first_token, frame.token_count},
+  Positions moved;
+  if (rope_shift != 0) {
+    moved.assign(span.begin(), span.end());
+    for (std::int32_t& position : moved) position = static_cast<std::int32_t>(position + rope_shift);
+    span = moved;
+  }
+  return angles_.get({stream.parameters.record.rope_table_digest, frame.first_token, frame.token_count, rope_shift},
                      *stream.table, span);
 }
 
-Result<PlanesContext> ContextCache::open(const CardReader& card, const FrameHeader& frame) {
+Result<PlanesContext> ContextCache::open(const CardReader& card, const FrameHeader& frame, std::int64_t rope_shift) {
   auto opened = stream(card, frame);
   if (!opened) return opened.error();
   auto plan = tokens(card, frame);
   if (!plan) return plan.error();
-  auto turned = angles(card, frame, **opened);
+  auto turned = angles(card, frame, **opened, rope_shift);
   if (!turned) return turned.error();
   return PlanesContext{std::shared_ptr<const PlanesStream>(*opened, &(*opened)->stream), *plan, *turned};
 }

@@ -19,8 +19,9 @@ struct PlanesContext {
 /// Opens contexts and keeps the latest: the streams of a card share maps, positions and angles. Thread-safe.
 class ContextCache {
  public:
+  /// rope_shift: added to the positions of the angles
   /// Errors: what the sections' own readers give; corrupt where they do not fit the chunk
-  Result<PlanesContext> open(const CardReader& card, const FrameHeader& frame);
+  Result<PlanesContext> open(const CardReader& card, const FrameHeader& frame, std::int64_t rope_shift = 0);
 
  private:
   struct TokensKey {
@@ -48,7 +49,7 @@ class ContextCache {
   Result<std::shared_ptr<const OpenedStream>> stream(const CardReader& card, const FrameHeader& frame);
   Result<std::shared_ptr<const PlanesTokens>> tokens(const CardReader& card, const FrameHeader& frame);
   Result<std::shared_ptr<const Angles>> angles(const CardReader& card, const FrameHeader& frame,
-                                               const OpenedStream& stream);
+                                               const OpenedStream& stream, std::int64_t rope_shift);
 
   Recent<std::uint32_t, BitWidthMap> maps_{2};
   Recent<std::uint32_t, Positions> positions_{2};

@@ -44,7 +44,8 @@ std::size_t chunk_scratch(const StreamRecord& stream, const FrameHeader& frame) 
          decompress_scratch(static_cast<Compressor>(frame.compressor), frame.decoded_size);
 }
 
-Result<ChunkRows> ChunkRows::open(const CardReader& card, const FrameHeader& frame, std::span<std::byte> scratch) {
+Result<ChunkRows> ChunkRows::open(const CardReader& card, const FrameHeader& frame, std::span<std::byte> scratch,
+                                  std::int64_t rope_shift) {
   const std::size_t index = *card.header().stream_index(frame.layer, static_cast<StreamKind>(frame.stream));
   const StreamRecord& stream = card.header().streams[index];
   ChunkRows rows;
@@ -56,7 +57,7 @@ Result<ChunkRows> ChunkRows::open(const CardReader& card, const FrameHeader& fra
   rows.payload_ = *stored;
   const auto rest = scratch.subspan(align64(frame.stored_size));
   if (is_planes(frame)) {
-    if (Status s = rows.open_planes(card, frame, rest); !s) return s.error();
+    if (Status s = rows.open_planes(card, frame, rest, rope_shift); !s) return s.error();
     return rows;
   }
   if (frame.compressor == 0) return rows;
@@ -68,8 +69,9 @@ Result<ChunkRows> ChunkRows::open(const CardReader& card, const FrameHeader& fra
   return rows;
 }
 
-Status ChunkRows::open_planes(const CardReader& card, const FrameHeader& frame, std::span<std::byte> scratch) {
-  auto context = card.contexts().open(card, frame);
+Status ChunkRows::open_planes(const CardReader& card, const FrameHeader& frame, std::span<std::byte> scratch,
+                              std::int64_t rope_shift) {
+  auto context = card.contexts().open(card, frame, rope_shift);
   if (!context) return context.error();
   context_ = std::move(*context);
   const std::size_t index = *card.header().stream_index(frame.layer, static_cast<StreamKind>(frame.stream));
@@ -102,6 +104,13 @@ void ChunkRows::put_heads(std::uint64_t first, std::uint64_t count, const kernel
       std::memcpy(out + static_cast<std::int64_t>(head) * target.head_stride, in + head * head_size_, head_size_);
     }
   }
+}
+
+bool ChunkRows::put_turned(std::uint64_t row, std::span<float> out) const {
+  if (!head_ || context_->angles == nullptr || context_->tokens->coded_width[row] == 0) return false;
+  const auto head_bytes = static_cast<std::int64_t>(out.size_bytes() / head_count_);
+  planes().decode(row, 1, {reinterpret_cast<std::byte*>(out.data()), head_bytes, DType::kF32}, 0, floats_);
+  return true;
 }
 
 void ChunkRows::put_rows(std::uint64_t first, std::uint64_t count, std::span<std::byte> out) const {

@@ -15,15 +15,18 @@ std::size_t chunk_scratch(const StreamRecord& stream, const FrameHeader& frame);
 /// The rows of one chunk in the stream's own element type, whatever the codec. Lives as long as its scratch.
 class ChunkRows {
  public:
-  /// Reads the payload and holds it to its digests.
+  /// Reads the payload and holds it to its digests. rope_shift: for put_turned.
   /// Errors: checksum_mismatch, corrupt, bad_size, reserved_not_zero, io   Needs: scratch of chunk_scratch bytes
-  static Result<ChunkRows> open(const CardReader& card, const FrameHeader& frame, std::span<std::byte> scratch);
+  static Result<ChunkRows> open(const CardReader& card, const FrameHeader& frame, std::span<std::byte> scratch,
+                                std::int64_t rope_shift = 0);
 
   /// One row. Valid until the next call.
   std::span<const std::byte> row(std::uint64_t row) const;
   /// Rows [first, first + count), each put where its heads belong, channels side by side, row_stride bytes behind the one
   /// before. Needs: target.dtype is the stream's
   void put_heads(std::uint64_t first, std::uint64_t count, const kernel::RowTarget& target, std::int64_t row_stride) const;
+  /// A row whose codes stand before RoPE, in f32 and with RoPE at its position + rope_shift. False: it is none.
+  bool put_turned(std::uint64_t row, std::span<float> out) const;
   /// The chunk as its codes, where it is planes.
   std::optional<PlanesChunk> planes_chunk() const { return head_ ? std::optional(planes()) : std::nullopt; }
   /// Rows [first, first + count), one after the other.
@@ -31,7 +34,8 @@ class ChunkRows {
 
  private:
   ChunkRows() = default;
-  Status open_planes(const CardReader& card, const FrameHeader& frame, std::span<std::byte> scratch);
+  Status open_planes(const CardReader& card, const FrameHeader& frame, std::span<std::byte> scratch,
+                     std::int64_t rope_shift);
   PlanesChunk planes() const { return {*context_->stream, *context_->tokens, *head_, payload_, context_->angle_data()}; }
 
   std::span<const std::byte> payload_;

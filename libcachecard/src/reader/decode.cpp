@@ -10,6 +10,7 @@
 #include "kernel/floats.hpp"
 #include "kernel/ggml_blocks.hpp"
 #include "reader/chunk_rows.hpp"
+#include "reader/key_turn.hpp"
 
 namespace cachecard {
 namespace {
@@ -119,6 +120,7 @@ struct DecodeJob {
   const Allocator& allocator;
   const StreamRecord& stream;
   std::span<const std::uint32_t> chunks;  ///< those that the request touches
+  const KeyTurn* turn = nullptr;
   std::mutex mutex;
   Status status;
 
@@ -127,6 +129,8 @@ struct DecodeJob {
   bool takes_heads() const;
   Status put_heads(const ChunkRows& rows, const FrameHeader& frame, const Overlap& span) const;
   void decode_row(const ChunkRows& rows, std::uint64_t row, std::byte* base, std::span<float> values) const;
+  void decode_turned(const ChunkRows& rows, std::uint64_t row, std::uint64_t token, std::byte* base,
+                     std::span<float> values) const;
 };
 
 void DecodeJob::run(std::size_t index) {
@@ -165,18 +169,35 @@ Status DecodeJob::put_heads(const ChunkRows& rows, const FrameHeader& frame, con
   return {};
 }
 
+/// values: a row, then the angles of one token.
+void DecodeJob::decode_turned(const ChunkRows& rows, std::uint64_t row, std::uint64_t token, std::byte* base,
+                              std::span<float> values) const {
+  const auto plain = values.first(row_elements(stream));
+  if (!rows.put_turned(row, plain)) {
+    kernel::to_f32(static_cast<DType>(stream.dtype), rows.row(row), plain);
+    if (stream.hadamard_size > 1) kernel::hadamard(plain, stream.hadamard_size);
+    turn->apply(token, plain, values.subspan(plain.size()));
+  }
+  store_row(stream, plain, target, base);
+}
+
 Status DecodeJob::decode(const FrameHeader& frame) const {
   const Overlap span = overlap(frame, request.first_token, request.token_count);
   if (span.first >= span.end) return {};
-  const std::size_t values_size = align64(row_elements(stream) * sizeof(float));
+  const std::size_t angle_count = turn == nullptr ? 0 : turn->angle_count();
+  const std::size_t values_size = align64((row_elements(stream) + angle_count) * sizeof(float));
   auto scratch = Scratch::allocate(allocator, values_size + chunk_scratch(stream, frame));
   if (!scratch) return scratch.error();
   const auto memory = scratch->bytes();
-  const std::span<float> values(reinterpret_cast<float*>(memory.data()), row_elements(stream));
-  auto rows = ChunkRows::open(card, frame, memory.subspan(values_size));
+  const std::span<float> values(reinterpret_cast<float*>(memory.data()), row_elements(stream) + angle_count);
+  auto rows = ChunkRows::open(card, frame, memory.subspan(values_size), turn == nullptr ? 0 : turn->shift());
   if (!rows) return rows.error();
-  if (takes_heads()) return put_heads(*rows, frame, span);
+  if (turn == nullptr && takes_heads()) return put_heads(*rows, frame, span);
   for (std::uint64_t t = span.first; t < span.end; ++t) {
+    if (turn != nullptr) {
+      decode_turned(*rows, t - frame.first_token, t, token_base(target, t - request.first_token), values);
+      continue;
+    }
     decode_row(*rows, t - frame.first_token, token_base(target, t - request.first_token), values);
   }
   return {};
@@ -235,8 +256,15 @@ Status CardReader::decode(const DecodeRequest& request, const DecodeTarget& targ
     return s;
   }
   if (Status s = check_target(request, target); !s) return s;
-  DecodeJob job{*this, request, target, allocator, header_.streams[request.stream],
-                touched_chunks(*this, request), {}, {}};
+  const StreamRecord& stream = header_.streams[request.stream];
+  std::optional<KeyTurn> turn;
+  if (request.rope_shift) {
+    auto made = KeyTurn::make(*this, stream, *request.rope_shift);
+    if (!made) return made.error();
+    turn = *std::move(made);
+  }
+  DecodeJob job{*this,  request, target, allocator, stream, touched_chunks(*this, request), turn ? &*turn : nullptr,
+                {},     {}};
   parallel(
       job.chunks.size(),
       [](void* context, std::size_t index) { static_cast<DecodeJob*>(context)->run(index); }, &job);
