@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "cachecard/digest.hpp"
 #include "cachecard/match.hpp"
 
 namespace cachecard::c_api {
@@ -101,6 +102,15 @@ const char* ccd_identity_name(uint32_t field_id) noexcept {
 
 const char* ccd_verdict_name(uint32_t verdict) noexcept {
   return verdict > CCD_VERDICT_UNKNOWN ? "unknown" : name_of(static_cast<Verdict>(verdict)).data();
+}
+
+ccd_status ccd_digest128(const void* bytes, size_t size, uint8_t out[16], ccd_error* error) noexcept {
+  return guarded(error, [&]() -> Status {
+    if (out == nullptr || (bytes == nullptr && size > 0)) return argument_error("bytes or out is NULL");
+    const Digest128 digest = digest128({static_cast<const std::byte*>(bytes), size});
+    std::copy(digest.begin(), digest.end(), out);
+    return {};
+  });
 }
 
 ccd_status ccd_card_get_identity_id(const ccd_card* card, uint32_t index, uint32_t* field_id,

@@ -1,3 +1,5 @@
+#include <algorithm>
+#include <string>
 #include <vector>
 
 #include "c_api_boundary.hpp"
@@ -10,6 +12,32 @@ bool only_asks(const ccd_card& card, const std::int32_t* out, std::size_t capaci
   if (out != nullptr || capacity != 0) return false;
   if (count != nullptr) *count = card.reader.header().token_count;
   return true;
+}
+
+/// Widths of the part of a request that lies in one chunk. spec: FORMAT.md#bit-width-map
+Status chunk_widths(const CardReader& reader, const FrameHeader& frame, const RowSpan& span, std::uint32_t kv_head,
+                    std::uint16_t* out) {
+  const std::uint64_t first = std::max(frame.first_token, span.first_token);
+  const std::uint64_t end = std::min(frame.first_token + frame.token_count, span.first_token + span.token_count);
+  if (first >= end) return {};
+  const StreamRecord& stream = reader.header().streams[span.stream];
+  const std::uint16_t type_width = dtype_info(static_cast<DType>(stream.dtype))->width_half_bits;
+  out += first - span.first_token;
+  const auto codec = static_cast<Codec>(frame.codec);
+  if (codec == Codec::kRaw || codec == Codec::kGgml) {  // they ignore their row
+    std::fill_n(out, end - first, type_width);
+    return {};
+  }
+  auto map = reader.map(frame.segment);
+  if (!map) return map.error();
+  const auto row = map->row(map->row_of[BitWidthMap::first_use(reader.header(), span.stream) + kv_head]);
+  const std::uint64_t segment_first = reader.header().segments[frame.segment].first_token;
+  for (std::uint64_t t = first; t < end; ++t) {
+    const std::int8_t offset = row[t - segment_first];
+    const int width = std::min<int>(map->base[span.stream] + offset, map->cap[span.stream]);
+    *out++ = offset == kOffsetExact ? type_width : offset == kOffsetAbsent ? 0 : static_cast<std::uint16_t>(width);
+  }
+  return {};
 }
 
 }  // namespace
@@ -51,8 +79,9 @@ ccd_status ccd_card_get_bit_widths(const ccd_card* card, uint32_t layer, uint32_
     const StreamRecord& stream = card->reader.header().streams[span->stream];
     if (kv_head >= stream.kv_head_count) return argument_error("no KV head " + std::to_string(kv_head));
     if (out == nullptr && token_count > 0) return argument_error("out is NULL");
-    // spec: FORMAT.md#bit-width-map: a `raw` or `ggml` chunk ignores its row, and open() lets no other in.
-    std::fill_n(out, token_count, dtype_info(static_cast<DType>(stream.dtype))->width_half_bits);
+    for (const std::uint32_t frame : card->reader.chunks(span->stream)) {
+      if (Status s = chunk_widths(card->reader, card->reader.frames()[frame], *span, kv_head, out); !s) return s;
+    }
     return {};
   });
 }

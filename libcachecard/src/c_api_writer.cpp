@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 #include <optional>
 #include <vector>
 
@@ -9,6 +10,8 @@ struct ccd_writer {
   cachecard::CardHeader header;
   std::vector<std::int32_t> token_ids;
   std::vector<std::int32_t> positions;
+  std::string text;
+  std::optional<cachecard::RopeTable> rope_table;
 };
 
 namespace cachecard::c_api {
@@ -21,6 +24,10 @@ class CallbackValues final : public CacheSource {
   const CardHeader& header() const override { return writer_.header; }
   std::span<const std::int32_t> token_ids() const override { return writer_.token_ids; }
   std::span<const std::int32_t> positions() const override { return writer_.positions; }
+  const RopeTable* rope_table() const override {
+    return writer_.rope_table ? &*writer_.rope_table : nullptr;
+  }
+  std::string_view text() const override { return writer_.text; }
   Status read_rows(std::size_t stream_index, std::uint64_t first_token, std::uint64_t token_count,
                    std::span<std::byte> out) const override {
     const StreamRecord& stream = writer_.header.streams[stream_index];
@@ -128,6 +135,30 @@ Status put_stream(CardHeader& header, const StreamRecord& record) {
   }
   header.streams.insert(at, record);
   return {};
+}
+
+Result<RopeTable> take_rope_table(const ccd_rope_table& given, const double* inverse_frequencies) {
+  if (given.pairing != CCD_PAIRING_INTERLEAVED && given.pairing != CCD_PAIRING_HALF_SPLIT) {
+    return argument_error("table.pairing must be interleaved or half_split");
+  }
+  if (given.layer != CCD_ALL_LAYERS) return argument_error("table.layer must be CCD_ALL_LAYERS");
+  constexpr std::uint32_t kMostPairs = 1u << 20;  // a section's 16 MiB hold twice as many
+  if (given.pair_count == 0 || given.pair_count > kMostPairs) {
+    return argument_error("table.pair_count must be 1 to " + std::to_string(kMostPairs));
+  }
+  RopeTable table;
+  table.record.pairing = static_cast<std::uint8_t>(given.pairing);
+  table.record.rotated_offset = given.rotated_offset;
+  table.record.rotated_width = 2 * given.pair_count;
+  table.record.pair_count = given.pair_count;
+  table.record.magnitude = given.magnitude;
+  table.inverse_frequencies.assign(inverse_frequencies, inverse_frequencies + given.pair_count);
+  const auto finite = [](double number) { return std::isfinite(number); };
+  if (!finite(given.magnitude) ||
+      !std::all_of(table.inverse_frequencies.begin(), table.inverse_frequencies.end(), finite)) {
+    return Error{ErrorCode::kNonFinite, kNoOffset, "rope_table.magnitude", "a number is NaN or infinite"};
+  }
+  return table;
 }
 
 /// What both ways of writing are given.
@@ -241,6 +272,30 @@ ccd_status ccd_writer_set_tokens(ccd_writer* writer, const int32_t* token_ids, c
     header.segments.front().token_count = token_count;
     header.flags &= ~kHeaderTokensUnknown;
     if (token_ids == nullptr) header.flags |= kHeaderTokensUnknown;
+    return {};
+  });
+}
+
+ccd_status ccd_writer_set_text(ccd_writer* writer, const char* text, size_t size, ccd_error* error) noexcept {
+  return guarded(error, [&]() -> Status {
+    if (writer == nullptr) return argument_error("writer is NULL");
+    if (text == nullptr && size > 0) return argument_error("text is NULL");
+    writer->text = size > 0 ? std::string(text, size) : std::string();
+    return {};
+  });
+}
+
+ccd_status ccd_writer_set_rope_table(ccd_writer* writer, const ccd_rope_table* table,
+                                     const double* inverse_frequencies, ccd_error* error) noexcept {
+  return guarded(error, [&]() -> Status {
+    if (writer == nullptr || table == nullptr || inverse_frequencies == nullptr) {
+      return argument_error("writer, table or inverse_frequencies is NULL");
+    }
+    auto taken = take(table, "ccd_rope_table");
+    if (!taken) return taken.error();
+    auto rope = take_rope_table(*taken, inverse_frequencies);
+    if (!rope) return rope.error();
+    writer->rope_table = std::move(*rope);
     return {};
   });
 }

@@ -1,5 +1,6 @@
 #include <unistd.h>
 
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <filesystem>
 #include <fstream>
@@ -234,6 +235,30 @@ TEST_CASE("planes are written and read through the ABI, also by callers that do 
   const std::vector<std::uint8_t> bits(2 * kTokens, 9);
   wrong.options.token_bits = bits.data();
   CHECK(wrong.write(d.writer) == CCD_INVALID_ARGUMENT);
+}
+
+TEST_CASE("bit widths of planes are those of the map, chunk by chunk", "[c_api]") {
+  const Description d;
+  Attempt lossy;
+  lossy.options.codec = CCD_CODEC_PLANES;
+  std::vector<std::uint8_t> bits(2 * kTokens);
+  for (std::size_t t = 0; t < kTokens; ++t) {
+    bits[2 * t] = static_cast<std::uint8_t>(t % 9);  // 0: exact
+    bits[2 * t + 1] = 8;
+  }
+  lossy.options.token_bits = bits.data();
+  REQUIRE(lossy.write(d.writer) == CCD_OK);
+  const Card card(lossy.card);
+  std::vector<std::uint16_t> widths(kTokens);
+  const auto get = [&](std::uint32_t kind, std::uint32_t head, std::uint64_t first) {
+    return ccd_card_get_bit_widths(card.handle, 0, kind, head, first, kTokens - first, widths.data(), nullptr);
+  };
+  for (const std::uint64_t first : {0u, 61u, 299u}) {
+    REQUIRE(get(CCD_STREAM_KEY, 1, first) == CCD_OK);
+    for (std::uint64_t t = first; t < kTokens; ++t) CHECK(widths[t - first] == (t % 9 == 0 ? 32 : 2 * (t % 9)));
+  }
+  REQUIRE(get(CCD_STREAM_VALUE, 0, 0) == CCD_OK);  // q8_0, which ggml keeps
+  CHECK(std::all_of(widths.begin(), widths.end(), [](std::uint16_t width) { return width == 17; }));
 }
 
 TEST_CASE("callbacks that fail end the write with their status", "[c_api]") {

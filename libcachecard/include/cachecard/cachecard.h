@@ -2,7 +2,7 @@
  *
  * Order of calls
  *   Reading: ccd_open_file, _bytes or _callbacks; then any of ccd_card_*, as often as wanted; then ccd_close.
- *   Writing: ccd_writer_create, _add_stream, _set_identity, _set_tokens; ccd_writer_write_file or _write_to;
+ *   Writing: ccd_writer_create, _add_stream, any of _set_*; ccd_writer_write_file or _write_to;
  *   ccd_writer_destroy. Checking a whole card needs no handle: ccd_verify_file, _bytes, _callbacks.
  *
  * Results
@@ -317,6 +317,9 @@ typedef struct ccd_field_verdict {
   const char* override_name; /* what `allow` would have to hold, static; NULL where nothing allows it */
 } ccd_field_verdict;
 
+/* XXH3-128 of bytes, as FORMAT.md#digests writes it: what template_digest holds of a chat template's text. */
+CCD_API ccd_status ccd_digest128(const void* bytes, size_t size, uint8_t out[16], ccd_error* error) CCD_NOEXCEPT;
+
 /* Whether the values may enter a cache of `target`: facts given by the caller, or those of another card.
  * allow: names of COMPATIBILITY.md#overrides, e.g. "weights-quantization"; NULL with 0 for none.
  * verdicts, capacity, count: see "Arrays"; filled on a refusal too.
@@ -341,7 +344,8 @@ CCD_API ccd_status ccd_card_get_positions(const ccd_card* card, int32_t* out, si
                                           ccd_error* error) CCD_NOEXCEPT;
 
 /* How finely each token of one KV head is kept, in half bits per value; out holds token_count numbers.
- * In `raw` and `ggml` it is the type's own width: 32 for f16, 17 for q8_0. */
+ * In `raw` and `ggml`, and for exact tokens of other codecs, it is the type's own width (32 for f16, 17 for
+ * q8_0); in `planes` twice the bits that are left; 0 for a token that is absent. Errors: reads */
 CCD_API ccd_status ccd_card_get_bit_widths(const ccd_card* card, uint32_t layer, uint32_t stream_kind,
                                            uint32_t kv_head, uint64_t first_token, uint64_t token_count,
                                            uint16_t* out, ccd_error* error) CCD_NOEXCEPT;
@@ -385,6 +389,60 @@ CCD_API ccd_status ccd_card_read_rows(const ccd_card* card, uint32_t layer, uint
 /* Bytes [offset, offset + size) of a layer's opaque stream. Errors: reads */
 CCD_API ccd_status ccd_card_read_opaque(const ccd_card* card, uint32_t layer, uint64_t offset, void* out,
                                         size_t size, ccd_error* error) CCD_NOEXCEPT;
+
+/* ---- Context -------------------------------------------------------------------------------------------- */
+
+/* What the tokens were made from: UTF-8 without a final zero. See "Arrays", in bytes; size is 0 where the card
+ * does not say. Errors: buffer_too_small; reads */
+CCD_API ccd_status ccd_card_get_text(const ccd_card* card, char* out, size_t capacity, size_t* size,
+                                     ccd_error* error) CCD_NOEXCEPT;
+
+#define CCD_ALL_LAYERS UINT32_MAX
+
+/* How keys are rotated: pair i of the token at position p turns by p x inverse_frequencies[i]. */
+typedef struct ccd_rope_table {
+  uint32_t struct_size;
+  uint32_t layer;          /* the one layer that it holds for, or CCD_ALL_LAYERS */
+  uint32_t pairing;        /* CCD_PAIRING_INTERLEAVED or _HALF_SPLIT */
+  uint32_t rotated_offset; /* first rotated channel of a head */
+  uint32_t pair_count;     /* inverse frequencies; twice as many channels are rotated */
+  uint32_t reserved;
+  double magnitude; /* factor on the rotated channels (YaRN); 1 where there is none */
+} ccd_rope_table;
+
+/* The table of a layer: its own, else the card's. out: its inverse frequencies, see "Arrays"; *table is filled
+ * also where out only asks or is too small.
+ * Errors: identity_unknown (the card holds none for this layer), buffer_too_small; reads */
+CCD_API ccd_status ccd_card_get_rope_table(const ccd_card* card, uint32_t layer, ccd_rope_table* table,
+                                           double* out, size_t capacity, size_t* count,
+                                           ccd_error* error) CCD_NOEXCEPT;
+
+enum {
+  CCD_OPERATION_CONVERT = 1,
+  CCD_OPERATION_CAPTURE = 2,
+  CCD_OPERATION_TRIM = 3,
+  CCD_OPERATION_EXTEND = 4,
+  CCD_OPERATION_REQUANTIZE = 5
+};
+
+/* One step of how the card came about. */
+typedef struct ccd_provenance_step {
+  uint32_t struct_size;
+  uint32_t hop;       /* hand-offs before this step */
+  uint32_t operation; /* CCD_OPERATION_... */
+  uint32_t reserved;
+  int64_t time;            /* seconds since 1970-01-01 UTC; 0: not recorded */
+  uint8_t parent_root[16]; /* root of the card it was made from; zero: from none */
+} ccd_provenance_step;
+
+/* How many steps, which may be none; and the index-th of them, oldest first. text: what was done, with which
+ * options, UTF-8 without a final zero; see "Arrays", in bytes. *step is filled also where text only asks or is
+ * too small. Errors: buffer_too_small; reads */
+CCD_API ccd_status ccd_card_get_provenance_count(const ccd_card* card, uint32_t* count,
+                                                 ccd_error* error) CCD_NOEXCEPT;
+CCD_API ccd_status ccd_card_get_provenance(const ccd_card* card, uint32_t index, ccd_provenance_step* step,
+                                           char* text, size_t capacity, size_t* size,
+                                           ccd_error* error) CCD_NOEXCEPT;
 
 /* ---- Verifying ----------------------------------------------------------------------------------------- */
 
@@ -443,6 +501,16 @@ CCD_API ccd_status ccd_writer_set_identity(ccd_writer* writer, const ccd_identit
 CCD_API ccd_status ccd_writer_set_tokens(ccd_writer* writer, const int32_t* token_ids,
                                          const int32_t* positions, size_t token_count,
                                          ccd_error* error) CCD_NOEXCEPT;
+
+/* What the tokens were made from, UTF-8; NULL with 0 takes it back. Copied. */
+CCD_API ccd_status ccd_writer_set_text(ccd_writer* writer, const char* text, size_t size,
+                                       ccd_error* error) CCD_NOEXCEPT;
+
+/* How the keys of all layers are rotated (table->layer is CCD_ALL_LAYERS); a second table replaces the first.
+ * table->pair_count numbers are read. Copied. Errors: non_finite */
+CCD_API ccd_status ccd_writer_set_rope_table(ccd_writer* writer, const ccd_rope_table* table,
+                                             const double* inverse_frequencies,
+                                             ccd_error* error) CCD_NOEXCEPT;
 
 /* Where the values come from. Each function fills all of out (size bytes) and returns CCD_OK, or the status
  * that the writing call then returns. read_rows gives [token][channel] in the stream's dtype. Called from
