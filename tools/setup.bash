@@ -4,13 +4,16 @@
 root_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 build_dir=${CACHECARD_BUILD_DIR:-$root_dir/build}
 venv_dir=$build_dir/venv
+torch_venv_dir=$build_dir/torch-venv
 jobs=$(nproc)
 # Clones in other folders share what was compiled before.
 export CCACHE_BASEDIR=$root_dir CCACHE_NOHASHDIR=true
 
 build_packages="g++ cmake ninja-build ccache pkg-config libzstd-dev libxxhash-dev libhwy-dev libcli11-dev
   nlohmann-json3-dev libfmt-dev libcpp-httplib-dev python3 python3-venv ca-certificates"
-test_packages="catch2 g++-aarch64-linux-gnu qemu-user libtorch-dev python3-torch python3-numpy binutils file"
+test_packages="catch2 g++-aarch64-linux-gnu qemu-user libtorch-dev binutils file"
+# OpenBLAS: with the reference BLAS, which python3-torch brings, a pass takes twenty times as long.
+torch_packages="python3-torch python3-numpy libopenblas0-pthread"
 
 # One line on a terminal or in a log: what is being done, then how long it took.
 step() {
@@ -55,8 +58,13 @@ need_packages() {
   step "installing $(echo "$wanted" | wc -w) Debian packages" apt_install $wanted
 }
 
-python_has() {
-  "$venv_dir/bin/python" - "$@" <<'PY' 2>/dev/null
+python_has() { venv_has "$venv_dir" "$@"; }
+
+# venv_has FOLDER NAME==VERSION...
+venv_has() {
+  local folder=$1
+  shift
+  "$folder/bin/python" - "$@" <<'PY' 2>/dev/null
 import sys
 from importlib.metadata import version
 for pin in sys.argv[1:]:
@@ -90,6 +98,22 @@ need_libllama() {
   step "compiling libllama (about five minutes, once)" \
     env CMAKE_ARGS="-DGGML_NATIVE=ON" CMAKE_BUILD_PARALLEL_LEVEL="$jobs" \
     "$venv_dir/bin/python" -m pip install -q --disable-pip-version-check --no-deps llama-cpp-python==0.3.36
+}
+
+# Debian's PyTorch 1.13 with transformers of its time; scikit-build-core builds the Python package.
+torch_pins="transformers==4.46.3 tokenizers==0.20.3 huggingface-hub==0.36.2 gguf==0.17.1 scikit-build-core==0.11.6 mypy==1.18.2"
+loader_pins="accelerate==0.33.0" # its own list asks for another torch
+need_torch_python() {
+  # shellcheck disable=SC2086
+  need_packages $torch_packages
+  # shellcheck disable=SC2086
+  venv_has "$torch_venv_dir" $torch_pins $loader_pins && return
+  step "making a Python environment over Debian's PyTorch" /usr/bin/python3 -m venv --system-site-packages "$torch_venv_dir"
+  local pip="$torch_venv_dir/bin/python -m pip install -q --disable-pip-version-check"
+  # shellcheck disable=SC2086
+  step "fetching transformers" $pip $torch_pins psutil
+  # shellcheck disable=SC2086
+  step "fetching its loader of GGUF files" $pip --no-deps $loader_pins
 }
 
 site_packages() { "$venv_dir/bin/python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))'; }
