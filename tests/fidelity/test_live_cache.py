@@ -1,5 +1,6 @@
 """The instrument against the live runtime: the F32 copy, the state, and what a quantised cache really contains."""
 import os
+import resource
 import tempfile
 import unittest
 
@@ -7,7 +8,7 @@ import f32_model
 import ggml_recipe
 import llama_runtime
 import numpy as np
-from fidelity_error import FOREIGN, FidelityError
+from fidelity_error import FOREIGN, IO, FidelityError
 from gguf import GGUFReader
 from gguf.quants import dequantize
 from kl_metrics import Reference
@@ -50,7 +51,18 @@ class F32Copy(unittest.TestCase):
         for key in keys:
             self.assertEqual(copy.fields[key].contents(), source.fields[key].contents(), key)
 
-    def test_a_copy_that_cannot_be_finished_is_not_left(self):
+    def test_a_copy_that_does_not_fit_is_not_left(self):
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        with tempfile.TemporaryDirectory() as folder:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (50_000_000, limits[1]))
+            try:
+                with self.assertRaises(FidelityError) as caught:
+                    f32_model.f32_copy(MODEL, "0" * 64, folder)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            self.assertEqual((caught.exception.code, os.listdir(folder)), (IO, []))
+
+    def test_half_a_model_is_refused(self):
         with tempfile.TemporaryDirectory() as folder:
             broken = os.path.join(folder, "broken.gguf")
             with open(MODEL, "rb") as file, open(broken, "wb") as target:
