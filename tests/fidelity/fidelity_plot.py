@@ -6,16 +6,18 @@ import json
 import sys
 
 import matplotlib
+from fidelity_rows import FLOOR, FLOOR_FACTOR
 
 matplotlib.use("Agg")
 matplotlib.rcParams["svg.hashsalt"] = "cachecard"  # the same run gives the same bytes
+matplotlib.rcParams["svg.fonttype"] = "none"       # letters as letters: a tenth of the size
 import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.ticker import NullFormatter, ScalarFormatter  # noqa: E402
 
 FAMILIES = {"f16": ("noise", "#777777", "x"), "q8_0": ("llama.cpp", "#1f5fa8", "s"), "q4_0": ("llama.cpp", "#1f5fa8", "s"),
             "kivi": ("KIVI", "#c26a12", "^"), "planes": ("planes", "#1d7d46", "o"), "entropy": ("entropy", "#9a2246", "D")}
 TICKS = (0.5, 1, 2, 3, 4, 5, 6, 8, 12, 16)
-CLOSE_BITS, CLOSE_KL = 1.1, 1.35  # ratios below which two labels would run into each other
+LABEL_BITS, LABEL_KL = 1.35, 1.4  # how far a label reaches, as ratios on the two axes
 
 
 def plot(facts, path):
@@ -57,6 +59,10 @@ def _panel(axis, title, rows, native):
     axis.set_xticks(TICKS)
     axis.xaxis.set_major_formatter(ScalarFormatter())
     axis.xaxis.set_minor_formatter(NullFormatter())
+    floor = next(row["kl"] for row in rows if row["name"] == FLOOR)
+    axis.axhspan(floor / 3, FLOOR_FACTOR * floor, color="#eeeeee", zorder=0)
+    axis.text(0.98, floor / 2.5, f"below {FLOOR_FACTOR} x the floor: no claim", fontsize=7, color="#555555",
+              ha="right", va="bottom", transform=axis.get_yaxis_transform())
     bits = [row["bits_per_value"] for row in rows]
     axis.set_xlim(min(bits) * 0.85, max(bits) * 1.6)
     axis.set_title(title, fontsize=10)
@@ -66,14 +72,12 @@ def _panel(axis, title, rows, native):
 
 
 def _labels(axis, rows):
-    """To the right of each mark; to the left where another mark is close by and comes first."""
-    placed = []
-    for row in sorted(rows, key=lambda row: row["bits_per_value"]):
-        near = any(row["bits_per_value"] / bits < CLOSE_BITS and 1 / CLOSE_KL < row["kl"] / kl < CLOSE_KL
-                   for bits, kl in placed)
+    """To the right of each mark; to its left where the next mark on the right would be written over."""
+    for row in rows:
+        crossed = any(1 < other["bits_per_value"] / row["bits_per_value"] < LABEL_BITS
+                      and 1 / LABEL_KL < other["kl"] / row["kl"] < LABEL_KL for other in rows)
         axis.annotate(row["name"], (row["bits_per_value"], row["kl"]), fontsize=7, va="center",
-                      xytext=(6, -9 if near else 0), textcoords="offset points")
-        placed.append((row["bits_per_value"], row["kl"]))
+                      ha="right" if crossed else "left", xytext=(-6 if crossed else 6, 0), textcoords="offset points")
 
 
 if __name__ == "__main__":

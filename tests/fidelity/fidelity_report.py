@@ -1,30 +1,31 @@
 """What a run found, as the JSON of spec/schemas/fidelity.schema.json and as printed tables."""
 import kl_metrics
-from fidelity_rows import FLOOR, YARDSTICK
+from fidelity_rows import FLOOR, FLOOR_FACTOR, YARDSTICK
 
 BOOTSTRAP_SAMPLES = 10_000
-FLOOR_FACTOR = 10
 MB = 1e6
 
 
 def rows_of(table):
-    """The measured rows, then the native ones; each compared with the yardstick's row."""
+    """The measured rows, each compared with the yardstick's; then the native ones, which are not comparable."""
     by_name = {result.row.name: _kls(result) for result in table.results}
-    return [[_row(table, result, by_name) for result in results] for results in (table.results, table.native)]
+    floor = kl_metrics.yardstick(by_name[FLOOR])
+    return ([_row(table, result, by_name[YARDSTICK], floor) for result in table.results],
+            [_row(table, result, None, floor) for result in table.native])
 
 
 def _kls(result):
     return [[score.kl for score in scores] for scores in result.scores]
 
 
-def _row(table, result, by_name):
+def _row(table, result, base, floor):
     kls = _kls(result)
     facts = {"name": result.row.name, "codec": result.row.codec, "options": result.row.options}
     facts |= _sizes(sum(result.file_bytes), sum(result.value_count))
     facts |= _means([score for scores in result.scores for score in scores])
     facts["kl"] = kl_metrics.yardstick(kls)
-    facts["against_q4_0"] = _ratio(table.plan.seed, kls, by_name.get(YARDSTICK))
-    facts["near_floor"] = facts["kl"] < FLOOR_FACTOR * kl_metrics.yardstick(by_name[FLOOR])
+    facts["against_q4_0"] = _ratio(table.plan.seed, kls, base)
+    facts["near_floor"] = facts["kl"] < FLOOR_FACTOR * floor
     peaks = [peak for peak in result.peak_memory_bytes if peak is not None]
     facts["peak_memory_bytes"] = max(peaks) if peaks else None
     facts["by_text"] = [_text(table, result, index) for index in range(len(result.scores))]

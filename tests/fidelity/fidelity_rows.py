@@ -21,6 +21,7 @@ class Row:
 
 
 FLOOR, YARDSTICK = "floor", "q4_0"
+FLOOR_FACTOR = 10  # nothing is claimed of a KL below this many times the floor's
 
 ROWS = (
     Row(FLOOR, "f16", "1-ulp noise on every value", "noise", short=True),
