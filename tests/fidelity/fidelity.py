@@ -65,7 +65,7 @@ def arguments(words):
 
 def rows_to_run(args, command):
     """The rows that the CLI can do; says which it cannot yet."""
-    names = args.rows.split(",") if args.rows else fidelity_rows.SMOKE if args.smoke else None
+    names = [name.strip() for name in args.rows.split(",")] if args.rows else fidelity_rows.SMOKE if args.smoke else None
     known, kept = set(command.codecs()), []
     for row in fidelity_rows.chosen(names, args.row):
         if row.encoder != "card" or row.codec in known:
@@ -187,8 +187,13 @@ def run(words):
     return check_smoke(facts) if args.smoke else 0
 
 
+def interrupt(_number, _frame):
+    """Of its own: in a background job SIGINT is ignored, and so would be what SIGTERM made of it."""
+    raise KeyboardInterrupt
+
+
 def main():
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         return run(sys.argv[1:])
     except FidelityError as error:

@@ -86,9 +86,10 @@ class Failures(unittest.TestCase):
         self.refused(USAGE, "row mine: cachecard ended with 2: ", "--row", "mine=raw --no-such-option", rows="raw")
 
     def test_interrupted(self):
-        for number in (signal.SIGINT, signal.SIGTERM):
-            running = subprocess.Popen(self.command(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                       env=self.environment())
+        background = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"]  # as a shell starts a job with &
+        for number, start in ((signal.SIGINT, []), (signal.SIGTERM, []), (signal.SIGTERM, background)):
+            running = subprocess.Popen([*start, *self.command()], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                       text=True, env=self.environment())
             while not os.listdir(self.path("tmp")) and running.poll() is None:
                 time.sleep(0.05)
             running.send_signal(number)
