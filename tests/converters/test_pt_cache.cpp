@@ -129,6 +129,7 @@ TEST_CASE("what is no cache is refused: what, where, found, allowed", "[converte
   const std::string good = tensor("HalfStorage", "1", kSizes);
   CHECK_THAT(says("N"), Contains("found a None; allowed: (key, value) pairs"));
   CHECK_THAT(says(")"), Contains("found no layer"));
+  CHECK_THAT(says(tuple(std::vector<std::string>(8193, "N"))), Contains("found 8193 layers, allowed 8192"));
   CHECK_THAT(says(dict({{"x", kPairs}})), Contains("found no layers; allowed"));
   CHECK_THAT(says(tuple({"N"})), Contains("layer 0: is a None, allowed is a pair"));
   CHECK_THAT(says(tuple({tuple({good, good, good, good})})), Contains("an encoder-decoder cache"));
@@ -183,6 +184,10 @@ TEST_CASE("views outside their storage are refused, whatever the numbers", "[con
       {.offset = 0, .sizes = kSizes, .strides = {24, big, big, big}},
       {.offset = 0, .sizes = kSizes, .strides = {24, std::numeric_limits<std::int64_t>::max(), 4, 1}},
   };
+  // Sums that come round to the storage's first values where 64 bits are not watched.
+  const std::int64_t most = std::numeric_limits<std::int64_t>::max();
+  CHECK_THAT(says(with({.offset = 2, .sizes = {1, 1, 3, 4}, .strides = {0, 0, most, 1}})),
+             Contains("leave a storage of 24 values"));
   for (const View& view : views) CHECK_THAT(says(with(view)), Contains("leave a storage of 24 values"));
   // One value for all: a small file would stand for a card of any size.
   const View expanded[] = {
