@@ -1,6 +1,7 @@
 """cachecard.hf with torch 2.x and transformers 5.x on a GPU: one file, no network, a log of a few lines.
 
-    python3 tests/device/check_hf_cuda.py                      builds the package here (g++, cmake, libzstd-dev, libxxhash-dev)
+    python3 tests/device/check_hf_cuda.py                      builds the package here (g++, cmake, libzstd-dev,
+                                                               libxxhash-dev, libhwy-dev)
     python3 tests/device/check_hf_cuda.py --wheel FILE.whl     takes one that was built elsewhere
     ... --device cpu                                           the same checks without a GPU
     ... --large                                                also times a card of Llama-3.1-8B's shape, 8,192 tokens
