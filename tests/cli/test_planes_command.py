@@ -58,6 +58,17 @@ class Planes(CommandTest):
                                 "--map", "missing.csv")
         self.assertEqual(done.returncode, 3, done.stderr)
 
+    def test_layers_may_have_bits_of_their_own(self):
+        path = self.map_file("0:1,6,5\n1:2,3,2\n", "layers.csv")
+        rows = self.json("inspect", self.card("llama_f16.seq", "--layer-map", path, "--exact-tokens", "0"), "--map")["map"]
+        self.assertEqual({row["streams"]: row["width_bits"] for row in rows},
+                         {"key of layers 0": 6, "key of layers 1": 3, "value of layers 0": 5, "value of layers 1": 2})
+        for text, more in (("0:1,4,4\n", []), ("0:2,exact,4\n", []), ("0:2,4,4\n", ["--bits", "4"])):
+            done = self.run_command("convert", CACHES / "llama_f16.seq", "out.card", "--model", MODEL, "--layer-map",
+                                    self.map_file(text, "wrong.csv"), *more)
+            self.assertEqual(done.returncode, 2, done.stderr)
+            self.assertFalse((self.folder / "out.card").exists())
+
     def test_flags_that_do_not_go_together_are_refused(self):
         path = self.map_file(f"0:{TOKENS},4,4\n")
         for flags in (["--codec", "raw", "--bits", "4"], ["--bits", "0,3"], ["--bits", "4,9"], ["--bits", "4,3,2"],

@@ -39,7 +39,7 @@ def check_examples(test, folder, card):
     written = run(folder / "write_card", card)
     test.assertEqual(written, f"25600 values in {card.stat().st_size} bytes\n")
     first, rest = run(folder / "read_card", card, "1").split("\n", 1)
-    test.assertEqual(first, f"format 0.1, 100 tokens, 2 layers, {written}".rstrip("\n"))
+    test.assertEqual(first, f"format 0.2, 100 tokens, 2 layers, {written}".rstrip("\n"))
     test.assertEqual(rest, EXPECTED)
 
     damaged = card.with_suffix(".damaged")

@@ -39,7 +39,7 @@ class InstalledCopy(unittest.TestCase):
             self.skipTest("no fixtures/valid")
         for card in cards:
             with self.subTest(card.name):
-                self.assertIn("format 0.1, ", consumer.run(self.examples / "read_card", card))
+                self.assertIn("format 0.2, ", consumer.run(self.examples / "read_card", card))
 
     def test_header_is_c99_and_cxx(self):
         header = self.prefix / "include" / "cachecard" / "cachecard.h"

@@ -107,6 +107,9 @@ void add_codec_options(CLI::App& command, CodecFlags& flags, const std::string& 
   command.add_option("--map", flags.map, "Bits by token: lines A:B,K,V with numbers or 'exact' (planes)")
       ->type_name("FILE")
       ->group(group);
+  command.add_option("--layer-map", flags.layer_map, "Bits by layer: lines A:B,K,V (planes)")
+      ->type_name("FILE")
+      ->group(group);
   command.add_option("--exact-tokens", flags.exact_tokens, "First tokens that stay exact (planes; default: 4)")
       ->type_name("N")
       ->group(group);
@@ -125,7 +128,7 @@ Result<KeyValueBits> parse_bits(const std::string& text) {
 }
 
 Result<std::optional<PlanesOptions>> planes_options(const CodecFlags& flags, const CardHeader& header) {
-  const bool settings = !flags.bits.empty() || !flags.map.empty() || flags.exact_tokens || flags.keep_nonfinite;
+  const bool settings = !flags.bits.empty() || !flags.map.empty() || !flags.layer_map.empty() || flags.exact_tokens || flags.keep_nonfinite;
   if (flags.codec != "planes") {
     if (settings && !flags.codec.empty()) {
       return usage_error("--bits, --map, --exact-tokens and --keep-nonfinite are for --codec planes");
@@ -139,6 +142,12 @@ Result<std::optional<PlanesOptions>> planes_options(const CodecFlags& flags, con
     if (!bits) return bits.error();
     planes.key_bits = bits->key;
     planes.value_bits = bits->value;
+  }
+  if (!flags.layer_map.empty()) {
+    if (!flags.bits.empty() || !flags.map.empty()) return usage_error("--layer-map says the bits of every layer: leave --bits and --map out");
+    auto layers = read_map(flags.layer_map, header.layer_count);
+    if (!layers) return layers.error();
+    planes.layer_bits = std::move(*layers);
   }
   planes.exact_tokens = flags.exact_tokens.value_or(planes.exact_tokens);
   planes.keep_nonfinite = flags.keep_nonfinite;

@@ -16,13 +16,14 @@ struct CodecFlags {
   std::string codec;             ///< raw, ggml or planes; empty: what the types need, or planes where a setting asks
   std::string bits;              ///< K,V or one number
   std::string map;               ///< file with the bits of each token
+  std::string layer_map;         ///< file with the bits of each layer
   std::optional<std::uint64_t> exact_tokens;
   bool keep_nonfinite = false;
 
   /// Whether planes are asked for, by name or by a setting of theirs.
   bool is_lossy() const { return codec == "planes" || (codec.empty() && any_given()); }
   bool any_given() const {
-    return !codec.empty() || !bits.empty() || !map.empty() || exact_tokens || keep_nonfinite;
+    return !codec.empty() || !bits.empty() || !map.empty() || !layer_map.empty() || exact_tokens || keep_nonfinite;
   }
 };
 

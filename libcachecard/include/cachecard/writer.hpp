@@ -114,6 +114,7 @@ struct PlanesOptions {
   std::uint8_t key_bits = 4;  ///< latent too
   std::uint8_t value_bits = 3;
   std::uint64_t exact_tokens = 4;      ///< first tokens of the card that stay as they are: attention sinks
+  std::vector<TokenBits> layer_bits;   ///< 1 to 8 by layer, in place of key_bits and value_bits; empty: none
   std::vector<TokenBits> token_bits;   ///< one a token of the card, in place of the three above; empty: none
   bool keep_nonfinite = false;         ///< keep a chunk with NaN or infinite values raw; else non_finite
 };

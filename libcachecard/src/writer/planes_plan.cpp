@@ -35,6 +35,15 @@ Status PlanesPlan::check_options() const {
     return option_error("found " + std::to_string(planes.key_bits) + " and " + std::to_string(planes.value_bits) +
                         " bits, allowed 1 to 8");
   }
+  if (!planes.layer_bits.empty()) {
+    if (planes.layer_bits.size() != header_.layer_count || !planes.token_bits.empty()) {
+      return option_error("found bits of " + std::to_string(planes.layer_bits.size()) + " layers, allowed " +
+                          std::to_string(header_.layer_count) + " and no bits of tokens beside them");
+    }
+    for (const TokenBits& bits : planes.layer_bits) {
+      if (!in_range(bits.key, 1) || !in_range(bits.value, 1)) return option_error("bits of a layer are 1 to 8");
+    }
+  }
   if (planes.token_bits.empty()) return {};
   if (planes.token_bits.size() != header_.token_count) {
     return option_error("found bits of " + std::to_string(planes.token_bits.size()) + " tokens, allowed " +
@@ -74,7 +83,9 @@ BitWidthMap PlanesPlan::map(std::uint32_t segment) const {
     if (!codes(s)) continue;
     const bool value = is_value(header_.streams[s]);
     const std::uint16_t row = record.token_count == 0 ? 0 : value ? 2 : 1;  // without tokens there are no rows
-    map.base[s] = static_cast<std::uint8_t>(2 * (value ? planes.value_bits : planes.key_bits));
+    TokenBits bits{planes.key_bits, planes.value_bits};
+    if (!planes.layer_bits.empty()) bits = planes.layer_bits[header_.streams[s].layer];
+    map.base[s] = static_cast<std::uint8_t>(2 * (value ? bits.value : bits.key));
     const std::size_t first = BitWidthMap::first_use(header_, s);
     const std::size_t end = BitWidthMap::first_use(header_, s + 1);
     std::fill(map.row_of.begin() + static_cast<std::ptrdiff_t>(first),
