@@ -268,3 +268,18 @@ TEST_CASE("every SIMD target computes the scalar RoPE angles", "[planes]") {
     }
   }
 }
+
+TEST_CASE("a range is the smallest sixteenth of an octave that reaches", "[planes]") {
+  for (std::int32_t k = kernel::kLeastRange; k <= kernel::kMostRange; ++k) {
+    const float range = kernel::planes_range(k);
+    INFO("k " << k);
+    CHECK(std::fabs(std::log2(static_cast<double>(range)) - k / 16.0) < 1e-6);
+    CHECK(kernel::planes_range_for(range) == k);
+    if (k < kernel::kMostRange) CHECK(kernel::planes_range_for(std::nextafter(range, 0x1p120f)) == k + 1);
+  }
+  for (std::uint32_t width = 1; width <= kernel::kMostPlanes; ++width) {
+    const float part = std::ldexp(1.0f, -static_cast<int>(width));
+    CHECK(kernel::planes_step(1.5f, width, 1) == 1.5f * part);
+    CHECK(kernel::planes_step(1.5f, width, 8) == 1.5f * part * (1.0f / std::sqrt(8.0f)));
+  }
+}
