@@ -150,9 +150,9 @@ def check_rope_table(card, f, payload):
     need(len(payload) == record.layout.size + 8 * record.pair_count, "bad_size")
     need(record.rotated_width == 2 * record.pair_count, "corrupt")
     frequencies = struct.unpack_from(f"<{record.pair_count}d", payload, record.layout.size)
-    for number, limit in ((record.magnitude, math.inf), *((frequency, 1024) for frequency in frequencies)):
+    for number, least in ((record.magnitude, 1 / 1024), *((frequency, math.ulp(0.0)) for frequency in frequencies)):
         need(math.isfinite(number), "non_finite")
-        need(0 < number <= limit, "corrupt")
+        need(least <= number <= 1024, "corrupt")
     card.named[ROPE_TABLE, f.stored_digest] = SimpleNamespace(record=record, frequencies=frequencies)
 
 def check_source_layout(card, f, payload):

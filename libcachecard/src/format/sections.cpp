@@ -11,6 +11,9 @@
 namespace cachecard {
 namespace {
 
+// Inside these, decoding makes no infinity and so no NaN, whose bits differ between processors.
+constexpr double kLeastMagnitude = 1.0 / 1024;
+constexpr double kMostMagnitude = 1024.0;
 constexpr double kMostFrequency = 1024.0;  ///< radians a position: angles of any i32 position stay exact in f64
 
 Error section_error(ErrorCode code, std::string_view section, std::string detail) {
@@ -153,9 +156,9 @@ Result<RopeTable> parse_rope_table(std::span<const std::byte> payload) {
   if (!std::isfinite(record->magnitude)) {
     return field_error(ErrorCode::kNonFinite, kNoOffset, &RopeTableHeader::magnitude, "it is not a finite number");
   }
-  if (record->magnitude <= 0.0) {
+  if (record->magnitude < kLeastMagnitude || record->magnitude > kMostMagnitude) {
     return field_error(ErrorCode::kCorrupt, kNoOffset, &RopeTableHeader::magnitude,
-                       "found " + std::to_string(record->magnitude) + ", allowed above 0");
+                       "found " + std::to_string(record->magnitude) + ", allowed 1/1024 to 1024");
   }
   RopeTable table{*record, load_numbers<double>(payload.subspan(encoded_size<RopeTableHeader>()))};
   for (double frequency : table.inverse_frequencies) {

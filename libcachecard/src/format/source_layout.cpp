@@ -93,9 +93,9 @@ Status check_rows(const SourceOperation& op, const CardHeader& header,
     return field_error(ErrorCode::kCorrupt, kNoOffset, &SourceOperation::order,
                        "cells of tokens that the stream lacks");
   }
-  if (op.transposed > 1 || (op.transposed == 1 && dtype_info(dtype)->block_elements != 1)) {
+  if (op.transposed == 1 && dtype_info(dtype)->block_elements != 1) {
     return field_error(ErrorCode::kBadEnum, kNoOffset, &SourceOperation::transposed,
-                       found_allowed(op.transposed, "0, or 1 for types without blocks"));
+                       found_allowed(op.transposed, "0 for types with blocks"));
   }
   return {};
 }
@@ -109,6 +109,10 @@ Status check_operations(const SourceLayout& layout, const CardHeader& header,
     if (op.operation > static_cast<std::uint8_t>(SourceOp::kOpaque)) {
       return field_error(ErrorCode::kBadEnum, kNoOffset, &SourceOperation::operation,
                          found_allowed(op.operation, "0 to 2"));
+    }
+    if (op.transposed > 1) {
+      return field_error(ErrorCode::kBadEnum, kNoOffset, &SourceOperation::transposed,
+                         found_allowed(op.transposed, "0 or 1"));
     }
     const bool literal = op.operation == static_cast<std::uint8_t>(SourceOp::kLiteral);
     if (!literal) {
