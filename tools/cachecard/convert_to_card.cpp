@@ -83,15 +83,29 @@ std::string blame(const Error& error, const ConvertArgs& args) {
   return error.code == ErrorCode::kInvalidArgument ? "convert" : input_name(args.input);
 }
 
-void report(const NonfiniteSource& source, std::uint64_t input_size, const WriteReport& written,
+/// Values that the card keeps although they are not finite. planes read every row twice, and keep such chunks raw.
+Result<std::uint64_t> nonfinite_values(const CacheSource& source, const NonfiniteSource& counted, bool planes,
+                                       const WriteReport& written) {
+  if (!planes) return counted.nonfinite_values();
+  const NonfiniteSource once(source);
+  for (const RawChunk& chunk : written.raw_chunks) {
+    const auto stream = source.header().stream_index(chunk.layer, chunk.stream);
+    const StreamRecord& record = source.header().streams[*stream];
+    std::vector<std::byte> rows(chunk.token_count * row_bytes(record, static_cast<DType>(record.dtype)));
+    if (Status s = once.read_rows(*stream, chunk.first_token, chunk.token_count, rows); !s) return s.error();
+  }
+  return once.nonfinite_values();
+}
+
+void report(const CacheSource& source, std::uint64_t nonfinite, std::uint64_t input_size, const WriteReport& written,
             const ConvertArgs& args, const Context& context) {
   const auto bits = bits_per_value(written.file_size, written.summary);
   for (const std::string& note : raw_chunk_notes(written)) context.note(note);
-  if (source.nonfinite_values() > 0 && written.raw_chunks.empty()) {
+  if (nonfinite > 0) {
     context.note(
         fmt::format("{} of {} values are NaN or infinite: the card keeps them, inject "
                     "refuses them",
-                    grouped(source.nonfinite_values()), grouped(written.summary.value_count)));
+                    grouped(nonfinite), grouped(written.summary.value_count)));
   }
   Facts facts;
   facts.add(context.dry_run ? "would write" : "card", output_name(args.output));
@@ -113,7 +127,7 @@ void report(const NonfiniteSource& source, std::uint64_t input_size, const Write
                  {"file_bytes", written.file_size},
                  {"value_count", written.summary.value_count},
                  {"opaque_bytes", written.summary.opaque_size},
-                 {"nonfinite_values", source.nonfinite_values()},
+                 {"nonfinite_values", nonfinite},
                  {"raw_chunks", written.raw_chunks.size()},
                  {"bits_per_value", bits_json(bits)},
                  {"root", to_hex(written.root)}};
@@ -165,7 +179,9 @@ int write_converted(const CacheSource& source, std::uint64_t input_size, const C
   }
   if (Status s = (*sink)->commit(); !s) return context.fail(s.error(), output_name(args.output));
   context.detail_speed(start, input_size);
-  report(counted, input_size, *written, args, context);
+  auto nonfinite = nonfinite_values(source, counted, options->planes.has_value(), *written);
+  if (!nonfinite) return context.fail(nonfinite.error(), input_name(args.input));
+  report(source, *nonfinite, input_size, *written, args, context);
   return 0;
 }
 

@@ -43,42 +43,51 @@ std::optional<std::uint8_t> bits_of(std::string_view text) {
   return bits && *bits >= 1 && *bits <= 8 ? bits : std::nullopt;
 }
 
-/// One line of a map: A:B,K,V for the tokens A to B - 1. Extends bits, which ends where A must begin.
-Status add_line(std::string_view line, std::size_t number_of_line, const std::string& file, std::uint64_t token_count,
+/// A file of bits by token, or by layer. flag: as the command has it; items: what A:B counts.
+struct BitsFile {
+  std::string_view flag;
+  std::string_view items;
+  const std::string& path;
+  std::uint64_t count;
+};
+
+/// One line: A:B,K,V for the tokens (or layers) A to B - 1. Extends bits, which ends where A must begin.
+Status add_line(std::string_view line, std::size_t number_of_line, const BitsFile& file,
                 std::vector<TokenBits>& bits) {
   const auto wrong = [&](std::string detail) {
-    return usage_error(fmt::format("--map {}, line {}: {}", file, number_of_line, detail));
+    return usage_error(fmt::format("{} {}, line {}: {}", file.flag, file.path, number_of_line, detail));
   };
   const auto parts = split(line, ',');
   const auto span = parts.size() == 3 ? split(parts[0], ':') : std::vector<std::string_view>{};
   const auto first = span.size() == 2 ? number<std::uint64_t>(span[0]) : std::nullopt;
   const auto end = span.size() == 2 ? number<std::uint64_t>(span[1]) : std::nullopt;
   if (!first || !end || *end <= *first) {
-    return wrong(fmt::format("found '{}', allowed is A:B,K,V with A < B (tokens A to B - 1, bits of keys and values)", line));
+    return wrong(fmt::format("found '{}', allowed is A:B,K,V with A < B ({} A to B - 1, bits of keys and values)", line, file.items));
   }
   const auto key = bits_of(parts[1]);
   const auto value = bits_of(parts[2]);
   if (!key || !value) return wrong(fmt::format("found '{}', allowed are 1 to 8 bits, or exact", line));
   if (*first != bits.size()) {
-    return wrong(fmt::format("found tokens from {}, allowed from {}: no hole, no overlap", *first, bits.size()));
+    return wrong(fmt::format("found {} from {}, allowed from {}: no hole, no overlap", file.items, *first, bits.size()));
   }
-  if (*end > token_count) return wrong(fmt::format("found tokens up to {}, the cache has {}", *end, token_count));
+  if (*end > file.count) return wrong(fmt::format("found {} up to {}, the cache has {}", file.items, *end, file.count));
   bits.resize(*end, TokenBits{*key, *value});
   return {};
 }
 
-Result<std::vector<TokenBits>> read_map(const std::string& file, std::uint64_t token_count) {
-  std::ifstream in(file);
-  if (!in) return Error{ErrorCode::kIo, kNoOffset, {}, "--map " + file + ": cannot be read"};
+Result<std::vector<TokenBits>> read_bits(const BitsFile& file) {
+  std::ifstream in(file.path);
+  if (!in) return Error{ErrorCode::kIo, kNoOffset, {}, fmt::format("{} {}: cannot be read", file.flag, file.path)};
   std::vector<TokenBits> bits;
   std::string line;
   for (std::size_t i = 1; std::getline(in, line); ++i) {
     const std::string_view text = trimmed(std::string_view(line).substr(0, line.find('#')));
     if (text.empty()) continue;
-    if (Status s = add_line(text, i, file, token_count, bits); !s) return s.error();
+    if (Status s = add_line(text, i, file, bits); !s) return s.error();
   }
-  if (bits.size() != token_count) {
-    return usage_error(fmt::format("--map {}: found bits of {} tokens, the cache has {}", file, bits.size(), token_count));
+  if (bits.size() != file.count) {
+    return usage_error(fmt::format("{} {}: found bits of {} {}, the cache has {}", file.flag, file.path, bits.size(),
+                                   file.items, file.count));
   }
   return bits;
 }
@@ -131,7 +140,7 @@ Result<std::optional<PlanesOptions>> planes_options(const CodecFlags& flags, con
   const bool settings = !flags.bits.empty() || !flags.map.empty() || !flags.layer_map.empty() || flags.exact_tokens || flags.keep_nonfinite;
   if (flags.codec != "planes") {
     if (settings && !flags.codec.empty()) {
-      return usage_error("--bits, --map, --exact-tokens and --keep-nonfinite are for --codec planes");
+      return usage_error("--bits, --map, --layer-map, --exact-tokens and --keep-nonfinite are for --codec planes");
     }
     if (!settings) return std::optional<PlanesOptions>();
   }
@@ -145,7 +154,7 @@ Result<std::optional<PlanesOptions>> planes_options(const CodecFlags& flags, con
   }
   if (!flags.layer_map.empty()) {
     if (!flags.bits.empty() || !flags.map.empty()) return usage_error("--layer-map says the bits of every layer: leave --bits and --map out");
-    auto layers = read_map(flags.layer_map, header.layer_count);
+    auto layers = read_bits({"--layer-map", "layers", flags.layer_map, header.layer_count});
     if (!layers) return layers.error();
     planes.layer_bits = std::move(*layers);
   }
@@ -153,7 +162,7 @@ Result<std::optional<PlanesOptions>> planes_options(const CodecFlags& flags, con
   planes.keep_nonfinite = flags.keep_nonfinite;
   if (flags.map.empty()) return std::optional(planes);
   if (!flags.bits.empty() || flags.exact_tokens) return usage_error("--map says the bits of every token: leave --bits and --exact-tokens out");
-  auto map = read_map(flags.map, header.token_count);
+  auto map = read_bits({"--map", "tokens", flags.map, header.token_count});
   if (!map) return map.error();
   planes.token_bits = std::move(*map);
   return std::optional(planes);
@@ -161,7 +170,8 @@ Result<std::optional<PlanesOptions>> planes_options(const CodecFlags& flags, con
 
 std::string describe(const std::optional<PlanesOptions>& planes, const CodecFlags& flags) {
   if (!planes) return {};
-  if (!flags.map.empty()) return ", planes, bits from a map";
+  if (!flags.map.empty()) return ", planes, bits by token";
+  if (!flags.layer_map.empty()) return fmt::format(", planes, bits by layer, {} exact tokens", planes->exact_tokens);
   return fmt::format(", planes {},{} bits, {} exact tokens", planes->key_bits, planes->value_bits, planes->exact_tokens);
 }
 

@@ -54,6 +54,7 @@ class Trimmer {
   std::vector<std::int32_t> positions_;
   std::map<std::uint32_t, std::uint64_t> map_digest_;  ///< by new segment
   std::map<std::uint32_t, BitWidthMap> maps_;          ///< by new segment, where planes may be
+  std::map<std::uint32_t, std::vector<std::uint8_t>> old_cap_;  ///< by new segment: what the old map says
   std::map<std::uint64_t, std::uint64_t> positions_digest_;   ///< old -> new
   std::map<std::uint64_t, std::uint64_t> parameters_digest_;  ///< old -> new
   TrimReport report_;
@@ -127,7 +128,10 @@ Status Trimmer::add_map(CardWriter& writer, std::uint32_t new_segment, FrameHead
   auto written = writer.add(frame, encode_map(map));
   if (!written) return written.error();
   map_digest_[new_segment] = written->stored_digest;
-  if ((card_.prologue().required_features & kFeaturePlanes) != 0) maps_[new_segment] = std::move(map);
+  if ((card_.prologue().required_features & kFeaturePlanes) != 0) {
+    maps_[new_segment] = std::move(map);
+    old_cap_[new_segment] = std::move(old->cap);
+  }
   return {};
 }
 
@@ -203,8 +207,7 @@ bool Trimmer::is_lowered(const FrameHeader& old, const FrameHeader& frame) const
   const auto kind = static_cast<StreamKind>(old.stream);
   const std::size_t before = *card_.header().stream_index(old.layer, kind);
   const std::size_t after = *header_.stream_index(old.layer, kind);
-  const auto map = card_.map(old.segment);
-  return !map || map->cap[before] != maps_.at(frame.segment).cap[after];
+  return old_cap_.at(frame.segment)[before] != maps_.at(frame.segment).cap[after];
 }
 
 /// Codes and scales of the kept tokens are moved; planes that go are left behind.
