@@ -59,8 +59,8 @@ Result<StateTemplate> chosen_template(const CardReader& card, const std::optiona
 
 /// What the state of --like shows. A quantised one of layout 10/3 needs --rotated.
 Result<StateTemplate> like_template(const CardReader& card, const ConvertArgs& args) {
-  const auto named = [](Error error) {
-    error.detail = "--like: " + error.detail;
+  const auto named = [&args](Error error) {
+    error.detail = "--like " + args.like + ": " + error.detail;
     return error;
   };
   auto like = open_input(args.like);
