@@ -70,14 +70,13 @@ class Bench:
                     ids += client.tokenize(server.url, text.read())
             for count in (2000, 4000):
                 self.hand_off(server, ids[:count], ids[count:count + 32])
-            timed([self.cli, "convert", self.path("own.slot"), self.path("planes.card"), "--model", self.args.model,
-                   "--adapters", "none", "--codec", "planes"])
-        self.live_inject("raw", self.path("4000.card"), "-")
-        self.live_inject("planes", self.path("planes.card"), "<= 1.4")
+        self.live_inject("raw", "-")
+        self.live_inject("planes", "<= 1.4")
         self.verify_bandwidth()
         self.inspect_time()
         self.threads()
         self.memory()
+        self.kernels()
 
     def hand_off(self, server, ids, question):
         """First token by the card against the server's own slot file and against reading again, codec by codec."""
@@ -137,9 +136,10 @@ class Bench:
                  {2000: ">= 60", 4000: ">= 100"}[count], f"{reread:.2f} s against {card_s * 1e3:.0f} ms")
         return card_s
 
-    def live_inject(self, codec, card, asked):
+    def live_inject(self, codec, asked):
         """A card into a running context against llama_state_seq_set_data of the same state, first token included."""
-        command = [os.path.join(self.programs, "live_restore"), self.args.model, card, str(self.args.runs)]
+        command = [os.path.join(self.programs, "live_restore"), self.args.model, self.path(f"{codec}-4000.card"),
+                   str(self.args.runs)]
         found = json.loads(timed(command)[1])
         self.add(f"live inject, {codec} / set_data, 4000 tokens", f"{found['card_ms'] / found['own_ms']:.2f}", asked,
                  f"{found['card_ms']:.1f} ms against {found['own_ms']:.1f} ms, first token included; "
@@ -210,6 +210,13 @@ class Bench:
         one, two = in_turn(min(5, self.args.runs), encode(1), encode(2))
         self.add("planes: encode with two threads / with one", f"{one / two:.2f}", ">= 1.7",
                  f"{one:.2f} s, {os.path.getsize(state) / 2 / one / 1e9:.2f} G values/s with one, whole process")
+
+    def kernels(self):
+        """The loops of planes by SIMD target, as ratios to memcpy: a program of its own, on one core."""
+        path = self.path("kernels.json")
+        print(timed(["taskset", "-c", "1", os.path.join(self.programs, "planes_bench"), "--rounds", "5", "--json", path])[1])
+        with open(path, encoding="utf-8") as file:
+            self.rows.append({"what": "planes_bench", "rows": json.load(file)})
 
     def peak_memory(self, command):
         """Peak resident bytes of one process; a fresh child each, since ru_maxrss only grows."""
