@@ -20,6 +20,18 @@ bool turned(const StreamRecord& stream, const RowForm& form) {
   return state == RopeState::kPreRope || (state == RopeState::kPostRope && *form.rope_shift != 0);
 }
 
+/// Whether the target pairs other channels.
+bool reordered(const StreamRecord& stream, const RowForm& form) {
+  const auto held = static_cast<RopePairing>(stream.rope_pairing);
+  return is_key(stream) && form.rope_pairing != RopePairing::kNone && held != RopePairing::kNone &&
+         held != form.rope_pairing;
+}
+
+/// Whether values must be decoded, not only converted.
+bool decodes(const StreamRecord& stream, const RowForm& form) {
+  return turned(stream, form) || reordered(stream, form);
+}
+
 /// A span of rows of one stream.
 struct RowSpan {
   std::size_t stream = 0;
@@ -46,7 +58,7 @@ Result<std::span<float>> plain_values(const CardReader& card, const RowSpan& spa
   const auto dtype = static_cast<DType>(stream.dtype);
   const std::size_t count = span.token_count * row_elements(stream);
   const auto bytes = buffers.values.get(count * sizeof(float));
-  if (is_float(dtype) && stream.hadamard_size == 1 && !turned(stream, form)) {
+  if (is_float(dtype) && stream.hadamard_size == 1 && !decodes(stream, form)) {
     auto rows = stored_rows(card, span, buffers);
     if (!rows) return rows.error();
     convert_floats(dtype, DType::kF32, *rows, bytes);
@@ -58,6 +70,7 @@ Result<std::span<float>> plain_values(const CardReader& card, const RowSpan& spa
     target.token_stride = static_cast<std::int64_t>(row_elements(stream) * sizeof(float));
     DecodeRequest request{span.stream, span.first_token, span.token_count, false};
     if (turned(stream, form)) request.rope_shift = form.rope_shift;
+    request.rope_pairing = form.rope_pairing;
     auto status = card.decode(request, target);
     if (!status) return status.error();
   }
@@ -68,7 +81,7 @@ Result<std::span<float>> plain_values(const CardReader& card, const RowSpan& spa
 
 bool changes_rows(const StreamRecord& stream, const RowForm& form) {
   return static_cast<DType>(stream.dtype) != form.dtype || stream.hadamard_size != form.hadamard_size ||
-         turned(stream, form);
+         decodes(stream, form);
 }
 
 Result<ChangedRows> changed_rows(const CardReader& card, std::size_t stream_index, std::uint64_t first_token,
@@ -87,7 +100,7 @@ Result<ChangedRows> changed_rows(const CardReader& card, std::size_t stream_inde
       buffers.out.empty() ? buffers.converted.get(token_count * row_bytes(stream, form.dtype)) : buffers.out;
   result.bytes = out;
   const bool floats = is_float(dtype) && is_float(form.dtype) && stream.hadamard_size == form.hadamard_size;
-  if (floats && !turned(stream, form)) {
+  if (floats && !decodes(stream, form)) {
     auto rows = stored_rows(card, span, buffers);
     if (!rows) return rows.error();
     result.loss = convert_floats(dtype, form.dtype, *rows, out);

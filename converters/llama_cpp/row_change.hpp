@@ -7,7 +7,8 @@
 
 #include "cachecard/reader.hpp"
 
-/// From a card's values to what a target keeps: another type, rotated or not, at other positions.
+/// From a card's values to what a target keeps: another type, rotated or not, at other
+/// positions, RoPE pairs in another order.
 namespace cachecard::llama_cpp {
 
 /// Grows without being filled: pages that a chunk does not need cost nothing.
@@ -31,6 +32,7 @@ struct RowForm {
   DType dtype = DType::kF16;
   std::uint32_t hadamard_size = 1;           ///< 1: not rotated
   std::optional<std::int64_t> rope_shift{};  ///< as DecodeRequest; absent: keys stay as the card holds them
+  RopePairing rope_pairing = RopePairing::kNone;  ///< as DecodeRequest
 };
 
 /// Buffers of one worker.

@@ -120,18 +120,31 @@ Status check_cache(const CardHeader& header, const StateTemplate::Cache& cache, 
   return {};
 }
 
-/// Keys of another runtime may have their RoPE pairs in another order than llama.cpp's graph reads them.
-Status check_order_of_pairs(const CardHeader& header) {
-  const Architecture* known = find_architecture(header.identity.text(IdentityField::kArchitecture).value_or(""));
-  if (known == nullptr || (known->rope != RopeType::kNorm && known->rope != RopeType::kNeox)) return {};
-  const auto order = known->rope == RopeType::kNorm ? RopePairing::kInterleaved : RopePairing::kHalfSplit;
+/// The order of RoPE pairs in which llama.cpp's graph reads an architecture's keys; kNone: not known, or M-RoPE.
+RopePairing pairing_of_graph(const Architecture& architecture, const StateTemplate& target) {
+  const bool sections = !target.caches.empty() && target.caches[0].cell_ext;
+  if (architecture.rope == RopeType::kNorm) return RopePairing::kInterleaved;
+  if (architecture.rope == RopeType::kNeox) return RopePairing::kHalfSplit;
+  if (architecture.rope == RopeType::kNormOrMrope && !sections) return RopePairing::kInterleaved;
+  if (architecture.rope == RopeType::kNeoxOrMrope && !sections) return RopePairing::kHalfSplit;
+  return RopePairing::kNone;
+}
+
+/// Keys of another runtime may have their pairs in another order: it must be known what the graph reads.
+Status check_order_of_pairs(const CardHeader& header, const StateTemplate& target) {
+  const auto name = header.identity.text(IdentityField::kArchitecture).value_or("");
+  const Architecture* known = find_architecture(name);
+  const RopePairing order = target_pairing(header, target);
   for (const StreamRecord& stream : header.streams) {
     const auto found = static_cast<RopePairing>(stream.rope_pairing);
     if (found == RopePairing::kNone || found == order) continue;
+    if (known != nullptr && order != RopePairing::kNone && !known->rotated_last) continue;
+    const std::string why = known == nullptr      ? "is not known here"
+                            : known->rotated_last ? "is that of a latent (MLA), which does not cross"
+                                                  : "is that of M-RoPE, whose pairs turn by several positions";
     return refuse(ErrorCode::kGeometryMismatch, "stream.rope_pairing",
                   "layer " + std::to_string(stream.layer) + ": found " + std::string(name_of(found)) +
-                      ", llama.cpp reads keys of '" + std::string(known->name) + "' as " +
-                      std::string(name_of(order)));
+                      "; the order in which llama.cpp reads keys of '" + name + "' " + why);
   }
   return {};
 }
@@ -147,6 +160,11 @@ TokenRange tokens_of_stream(const StreamRecord& stream, std::uint64_t token_coun
   const std::uint64_t kept = std::uint64_t{stream.window} + 2;
   if (stream.window != 0 && token_count > kept) first = std::max(first, token_count - kept);
   return {first, end > first ? end - first : 0};
+}
+
+RopePairing target_pairing(const CardHeader& header, const StateTemplate& target) {
+  const Architecture* known = find_architecture(header.identity.text(IdentityField::kArchitecture).value_or(""));
+  return known == nullptr ? RopePairing::kNone : pairing_of_graph(*known, target);
 }
 
 std::uint32_t target_rotation(const StreamRecord& stream, std::uint32_t n_rot) {
@@ -169,7 +187,7 @@ CacheStreams streams_of_cache(const CardHeader& header, bool pair, bool sliding)
 Status check_fit(const CardHeader& header, const StateTemplate& target, std::uint64_t token_count) {
   auto status = check_prefix(header, token_count);
   if (!status) return status;
-  status = check_order_of_pairs(header);
+  status = check_order_of_pairs(header, target);
   if (!status) return status;
   if (is_opaque(header) != target.caches.empty()) {
     return refuse(ErrorCode::kGeometryMismatch, "module",

@@ -64,6 +64,9 @@ CacheStreams streams_of_cache(const CardHeader& header, bool pair, bool sliding)
 /// Hadamard groups of a stream in a cache that records n_rot. The graph of MLA caches does not rotate.
 std::uint32_t target_rotation(const StreamRecord& stream, std::uint32_t n_rot);
 
+/// The order of RoPE pairs that the target's graph reads; kNone: not known, keys go as they are.
+RopePairing target_pairing(const CardHeader& header, const StateTemplate& target);
+
 /// Whether a prefix of the card fits the target; every refusal in one clear line.
 /// Errors: partial_card, tokens_unknown, not_restorable, geometry_mismatch, invalid_argument
 Status check_fit(const CardHeader& header, const StateTemplate& target, std::uint64_t token_count);

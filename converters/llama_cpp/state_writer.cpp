@@ -66,7 +66,7 @@ Status check_turns(const CardReader& card, std::int64_t shift) {
 }
 
 Result<RowReport> write_regions(const CardReader& card, const StatePlan& plan, RandomSink& sink,
-                                const StateWriteOptions& options) {
+                                RopePairing pairing, const StateWriteOptions& options) {
   std::vector<std::vector<CellRun>> runs;
   runs.reserve(plan.regions.size());  // targets point into it
   std::vector<RowTarget> targets;
@@ -75,7 +75,7 @@ Result<RowReport> write_regions(const CardReader& card, const StatePlan& plan, R
     targets.push_back({region.stream,
                        region.offset,
                        region.token_count,
-                       {region.dtype, region.hadamard_size, options.position_shift},
+                       {region.dtype, region.hadamard_size, options.position_shift, pairing},
                        region.transposed,
                        &runs.back()});
   }
@@ -154,7 +154,7 @@ Result<StateWriteReport> write_state(const CardReader& card, const StateTemplate
   if (!status) return status.error();
   status = write_frame_of(*plan, sink);
   if (!status) return status.error();
-  auto rows = write_regions(card, *plan, sink, options);
+  auto rows = write_regions(card, *plan, sink, target_pairing(card.header(), target), options);
   if (!rows) return rows.error();
   if (plan->opaque_size != 0) {
     status = write_opaque(card, 0, plan->opaque_offset, sink);

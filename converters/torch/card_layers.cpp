@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "rope_order.hpp"
-
 namespace cachecard::pytorch {
 
 Result<std::vector<CardLayer>> card_layers(const CardHeader& header) {
@@ -64,18 +62,9 @@ Status decode_stream(const CardReader& card, std::size_t stream, const DecodeTar
   const StreamRecord& record = card.header().streams[stream];
   const std::uint64_t count = held_tokens(record, options);
   if (count == 0) return {};
-  const auto order = static_cast<RopePairing>(record.rope_pairing);
-  const bool move = options.pairing && order != RopePairing::kNone && *options.pairing != order;
-  RotatedSpan span;
-  if (move) {
-    auto rotated = rotated_span(card, record);
-    if (!rotated) return rotated.error();
-    span = *rotated;
-  }
-  if (Status s = card.decode({stream, record.first_token, count, false}, target, options.parallel); !s)
-    return s;
-  if (move) reorder_pairs(record, span, count, order, *options.pairing, target);
-  return {};
+  DecodeRequest request{stream, record.first_token, count, false};
+  request.rope_pairing = options.pairing.value_or(RopePairing::kNone);
+  return card.decode(request, target, options.parallel);
 }
 
 DType float_type_of(const StreamRecord& stream) {

@@ -24,6 +24,7 @@ struct KeyShape {
   bool table = true;
   double magnitude = 1.0;
   DType dtype = DType::kF32;
+  const char* architecture = nullptr;  ///< nullptr: one whose keys llama.cpp keeps in this pairing
 };
 
 double frequency(std::uint32_t pair) { return std::pow(10000.0, -2.0 * pair / kRotated); }
@@ -56,6 +57,8 @@ class FormulaSource final : public CacheSource {
     SegmentRecord segment;
     segment.token_count = kTokens;
     header_.segments = {segment};
+    const char* own = shape.pairing == RopePairing::kInterleaved ? "llama" : "qwen2";
+    header_.identity.set_text(IdentityField::kArchitecture, shape.architecture != nullptr ? shape.architecture : own);
     for (const StreamKind kind : {StreamKind::kKey, StreamKind::kValue}) {
       StreamRecord stream;
       stream.stream = static_cast<std::uint8_t>(kind);
@@ -98,6 +101,7 @@ class FormulaSource final : public CacheSource {
     return {};
   }
   RopeTable& table() { return table_; }
+  void set_rotated_width() { header_.identity.set_u64(IdentityField::kRopeDimensionCount, kRotated); }
 
  private:
   KeyShape shape_;
@@ -221,6 +225,82 @@ TEST_CASE("keys that planes hold without RoPE get it once, wherever they go", "[
     CHECK(worst < 2e-6);  // f16 between two turns would leave 5e-4
     CHECK(error < 0.02);  // of the codec's 8 bits
   }
+}
+
+TEST_CASE("keys whose pairs another runtime orders otherwise come in the graph's order", "[converters]") {
+  struct Crossing {
+    RopePairing held;
+    const char* architecture;
+  };
+  for (const Crossing crossing : {Crossing{RopePairing::kHalfSplit, "llama"}, Crossing{RopePairing::kInterleaved, "qwen2"}}) {
+    const bool half = crossing.held == RopePairing::kHalfSplit;
+    for (const RopeState state : {RopeState::kPostRope, RopeState::kPreRope}) {
+      for (const bool table : {true, false}) {
+        if (!table && state == RopeState::kPreRope) continue;
+        const KeyShape shape{crossing.held, state, table, 1.0, DType::kF32, crossing.architecture};
+        FormulaSource source(shape);
+        source.set_rotated_width();  // what says it where there is no table
+        const auto card = card_of(source);
+        const Moved found = moved(**card, table ? 5 : 0);
+        double worst = 0.0;
+        for (std::uint64_t token = 0; token < kTokens; ++token) {
+          for (std::size_t c = 0; c < kRow; ++c) {
+            const std::size_t i = c % kHeadDim;
+            // Channel i of the graph's order, found among the card's: pair, then which of its two.
+            const std::size_t pair = half ? i / 2 : i % (kRotated / 2);
+            const std::size_t second = half ? i % 2 : i / (kRotated / 2);
+            const std::size_t from = i >= kRotated ? i : half ? second * (kRotated / 2) + pair : 2 * pair + second;
+            const double position = static_cast<double>(token) + (table ? 5.0 : 0.0);
+            const double wanted = key_at(shape, token, c - i + from, position);
+            worst = std::max(worst, std::fabs(wanted - static_cast<double>(found.keys[token * kRow + c])));
+          }
+        }
+        INFO(crossing.architecture << " " << name_of(state) << (table ? " with" : " without") << " a table");
+        CHECK(worst < 5e-7);
+      }
+    }
+  }
+}
+
+TEST_CASE("a card of planes that crosses holds the values of one that does not", "[converters]") {
+  const auto keys = [](RopePairing pairing) {
+    CardOptions options;
+    options.planes = PlanesOptions{};
+    options.planes->exact_tokens = 2;
+    const FormulaSource source({pairing, RopeState::kPostRope, true, 1.0, DType::kF16, "llama"});
+    return moved(**card_of(source, options), 0).keys;
+  };
+  const auto own = keys(RopePairing::kInterleaved);
+  const auto crossed = keys(RopePairing::kHalfSplit);
+  const auto apart = [&](const std::vector<float>& found, RopePairing pairing) {
+    const KeyShape shape{pairing, RopeState::kPostRope, true, 1.0, DType::kF16};
+    double worst = 0.0;
+    for (std::uint64_t token = 2; token < kTokens; ++token) {
+      for (std::size_t c = 0; c < kRow; ++c) {
+        const std::size_t i = c % kHeadDim;
+        const bool half = pairing == RopePairing::kHalfSplit;
+        const std::size_t from = !half || i >= kRotated ? i : i % 2 * (kRotated / 2) + i / 2;
+        const double wanted = key_at(shape, token, c - i + from, static_cast<double>(token));
+        worst = std::max(worst, std::fabs(wanted - static_cast<double>(found[token * kRow + c])));
+      }
+    }
+    return worst;
+  };
+  const double error = apart(own, RopePairing::kInterleaved);
+  CHECK(error > 0.01);  // 4 bits
+  CHECK(apart(crossed, RopePairing::kHalfSplit) < 1.5 * error);
+}
+
+TEST_CASE("keys whose order in llama.cpp is not known, or is no order of pairs, do not cross", "[converters]") {
+  const auto code = [](RopePairing pairing, const char* architecture) {
+    return refused(**card_of(FormulaSource({pairing, RopeState::kPostRope, true, 1.0, DType::kF32, architecture})), 0);
+  };
+  CHECK(code(RopePairing::kHalfSplit, "no-such") == ErrorCode::kGeometryMismatch);
+  CHECK(code(RopePairing::kHalfSplit, "qwen2vl") == ErrorCode::kGeometryMismatch);
+  CHECK(code(RopePairing::kHalfSplit, "deepseek2") == ErrorCode::kGeometryMismatch);
+  CHECK(code(RopePairing::kInterleaved, "deepseek2") == ErrorCode::kOk);  // llama.cpp's own
+  FormulaSource blind({RopePairing::kHalfSplit, RopeState::kPostRope, false, 1.0, DType::kF32, "llama"});
+  CHECK(refused(**card_of(blind), 0) == ErrorCode::kIdentityUnknown);  // how many channels rotate
 }
 
 TEST_CASE("without a RoPE table keys stay where they are", "[converters]") {

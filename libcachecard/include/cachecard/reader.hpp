@@ -39,6 +39,10 @@ struct DecodeRequest {
   /// by the difference. Absent: as the source stored them. Goes with values, not with keep_rotation.
   /// Errors: not_restorable without a RoPE table, geometry_mismatch for one that no head has room for
   std::optional<std::int64_t> rope_shift{};
+  /// The target's order of RoPE pairs: llama.cpp and transformers keep the same model's keys in different ones. kNone: as the
+  /// source stored them; streams without pairs ignore it. Goes with values, not with keep_rotation of a rotated stream.
+  /// Errors: identity_unknown where the card does not say how many channels rotate
+  RopePairing rope_pairing = RopePairing::kNone;
 };
 
 /// What can be known of a card without its directory: for inspect, and to refuse early.

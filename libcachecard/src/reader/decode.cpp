@@ -11,6 +11,7 @@
 #include "kernel/ggml_blocks.hpp"
 #include "reader/chunk_rows.hpp"
 #include "reader/key_turn.hpp"
+#include "reader/pair_order.hpp"
 
 namespace cachecard {
 namespace {
@@ -121,11 +122,14 @@ struct DecodeJob {
   const StreamRecord& stream;
   std::span<const std::uint32_t> chunks;  ///< those that the request touches
   const KeyTurn* turn = nullptr;
+  const PairOrder* order = nullptr;
   std::mutex mutex;
   Status status;
 
   void run(std::size_t index);
   Status decode(const FrameHeader& frame) const;
+  Status put(const FrameHeader& frame, const Overlap& span) const;
+  Status reorder(const Overlap& span) const;
   bool takes_heads() const;
   Status put_heads(const ChunkRows& rows, const FrameHeader& frame, const Overlap& span) const;
   void decode_row(const ChunkRows& rows, std::uint64_t row, std::byte* base, std::span<float> values) const;
@@ -184,6 +188,21 @@ void DecodeJob::decode_turned(const ChunkRows& rows, std::uint64_t row, std::uin
 Status DecodeJob::decode(const FrameHeader& frame) const {
   const Overlap span = overlap(frame, request.first_token, request.token_count);
   if (span.first >= span.end) return {};
+  if (Status s = put(frame, span); !s || order == nullptr) return s;
+  return reorder(span);
+}
+
+/// The tokens were just put where they belong: still in the cache.
+Status DecodeJob::reorder(const Overlap& span) const {
+  auto scratch = Scratch::allocate(allocator, align64(order->scratch_bytes()));
+  if (!scratch) return scratch.error();
+  for (std::uint64_t t = span.first; t < span.end; ++t) {
+    order->apply(token_base(target, t - request.first_token), target, scratch->bytes());
+  }
+  return {};
+}
+
+Status DecodeJob::put(const FrameHeader& frame, const Overlap& span) const {
   const std::size_t angle_count = turn == nullptr ? 0 : turn->angle_count();
   const std::size_t values_size = align64((row_elements(stream) + angle_count) * sizeof(float));
   auto scratch = Scratch::allocate(allocator, values_size + chunk_scratch(stream, frame));
@@ -263,8 +282,18 @@ Status CardReader::decode(const DecodeRequest& request, const DecodeTarget& targ
     if (!made) return made.error();
     turn = *std::move(made);
   }
-  DecodeJob job{*this,  request, target, allocator, stream, touched_chunks(*this, request), turn ? &*turn : nullptr,
-                {},     {}};
+  auto order = PairOrder::make(*this, stream, request.rope_pairing);
+  if (!order) return order.error();
+  DecodeJob job{*this,
+                request,
+                target,
+                allocator,
+                stream,
+                touched_chunks(*this, request),
+                turn ? &*turn : nullptr,
+                *order ? &**order : nullptr,
+                {},
+                {}};
   parallel(
       job.chunks.size(),
       [](void* context, std::size_t index) { static_cast<DecodeJob*>(context)->run(index); }, &job);

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 
+import numpy as np
 import package_test
 import smollm2
 import torch
@@ -26,6 +27,10 @@ STATES = {
                    "server_llama_f16.slot": 5e-4, "server_llama_q8_0.slot": 0.012},
     "tiny_llama_hd32": {"llama_hd32_f16.seq": 5e-4, "llama_hd32_q8_0.seq": 0.012},
 }
+
+
+def values(card, stream):
+    return card.read(stream.layer, stream.stream).astype(np.float32)
 
 
 class LlamaCpp(package_test.PackageTest):
@@ -60,6 +65,39 @@ class LlamaCpp(package_test.PackageTest):
                                    for mine, theirs in zip((cache.key_cache[layer], cache.value_cache[layer]), pair)]
                     self.assertLess(max(errors_seen), bound)
                     self.assertGreater(max(errors_seen), bound / 10)  # a bound that means something
+
+    def test_values_agree_with_llama_cpps_own(self):
+        """The way there: transformers reads, and the state that its card becomes is llama.cpp's own but for rounding."""
+        for name, state in (("tiny_llama", "llama_f32.seq"), ("tiny_llama_hd32", "llama_hd32_f16.seq"),
+                            ("tiny_llama", "llama_f16_v_transposed.seq"), ("tiny_llama", "server_llama_f16.slot")):
+            for options in ({}, {"codec": "planes", "bits": (8, 8)}):
+                with self.subTest(state=state, **options):
+                    self.cross(name, state, options, 5e-4 if not options else 2e-3)
+
+    def cross(self, name, state, options, bound):
+        file, model = self.models[name]
+        like = FIXTURES / "caches" / state
+        self.convert(state, file)
+        with cachecard.open(self.path) as card:
+            ids = card.token_ids
+            own = [values(card, stream) for stream in card.streams]
+        crossed, back, again = (self.folder / part for part in ("hf.card", "hf.seq", "again.card"))
+        for path in (crossed, back, again):
+            path.unlink(missing_ok=True)
+        cache = model(torch.tensor(ids.astype("int64"))[None], use_cache=True).past_key_values
+        hf.save(cache, crossed, model=model, input_ids=ids, weights=file, adapters="none", **options)
+        with cachecard.open(crossed) as card:
+            self.assertEqual(card.stream(0, "key").rope_pairing, "half_split")
+        subprocess.run([CLI, "convert", crossed, back, "--like", like, "-q"], check=True)
+        subprocess.run([CLI, "convert", back, again, "--model", file, "--adapters", "none", "-q"], check=True)
+        with cachecard.open(again) as card:
+            self.assertEqual(card.stream(0, "key").rope_pairing, "interleaved")
+            self.assertEqual(list(card.token_ids), list(ids))
+            found = [values(card, stream) for stream in card.streams]
+        self.assertEqual(len(found), len(own))
+        apart = [float(np.linalg.norm(mine - theirs) / np.linalg.norm(theirs)) for mine, theirs in zip(found, own)]
+        self.assertLess(max(apart), bound)
+        self.assertGreater(max(apart), bound / 20)
 
     def test_generation_goes_on(self):
         file, model = self.models["tiny_llama"]
