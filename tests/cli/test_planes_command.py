@@ -69,10 +69,53 @@ class Planes(CommandTest):
             self.assertEqual(done.returncode, 2, done.stderr)
             self.assertFalse((self.folder / "out.card").exists())
 
+    def test_bits_of_tokens_come_on_top_of_those_of_layers(self):
+        layers = self.map_file("0:1,6,5\n1:2,3,2\n", "layers.csv")
+        tokens = self.map_file("0:1,exact,exact\n1:3,6,5\n3:5,4,3\n", "tokens.csv")
+        card = self.card("llama_f16.seq", "--layer-map", layers, "--map", tokens)
+        rows = self.json("inspect", card, "--map")["map"]
+        found = sorted((row["streams"], row["first_token"], row["width_bits"]) for row in rows if "key" in row["streams"])
+        self.assertEqual(found, [("key of layers 0", 0, 16), ("key of layers 0", 1, 8), ("key of layers 0", 3, 6),
+                          ("key of layers 1", 0, 16), ("key of layers 1", 1, 5), ("key of layers 1", 3, 3)])
+        for text in ("0:5,7,4\n", "0:5,4,1\n"):  # 9 bits in layer 0, none in layer 1
+            done = self.expect(2, "convert", CACHES / "llama_f16.seq", "out.card", "--model", MODEL, "--layer-map", layers,
+                               "--map", self.map_file(text, "wrong.csv"))
+            self.assertIn(b"allowed 1 to 8", done.stderr)
+
+    def test_layers_share_bits_by_what_their_errors_cost(self):
+        path = self.map_file("# two layers\n0:1,64,16\n1:2,4,1\n", "costs.csv")
+        card = self.card("llama_f16.seq", "--sensitivity", path, "--bits", "5,4", "--exact-tokens", "0")
+        self.assertEqual(self.widths_by_stream(card), {"key of layers 0": 6, "key of layers 1": 4,
+                                                       "value of layers 0": 5, "value of layers 1": 3})
+        for text in ("0:2,1,-1\n", "0:2,1,nan\n", "0:2,1,inf\n", "0:1,1,1\n", "0:3,1,1\n", "0:2,x,1\n"):
+            with self.subTest(costs=text):
+                self.expect(2, "convert", CACHES / "llama_f16.seq", "out.card", "--model", MODEL, "--sensitivity",
+                            self.map_file(text, "wrong.csv"))
+        for flags in (["--layer-map", path], ["--map", path], ["--codec", "raw"]):
+            self.expect(2, "convert", CACHES / "llama_f16.seq", "out.card", "--model", MODEL, "--sensitivity", path, *flags)
+        self.expect(3, "convert", CACHES / "llama_f16.seq", "out.card", "--model", MODEL, "--sensitivity", "missing.csv")
+        self.assertFalse((self.folder / "out.card").exists())
+
+    def test_newest_tokens_get_a_bit_more(self):
+        card = self.card("llama_f16.seq", "--bits", "4,3", "--exact-tokens", "1", "--newest-tokens", "2")
+        widths = self.widths(card)
+        self.assertEqual([widths.get(("key", t)) for t in (0, 1, 3)], [16, 4, 5])
+        self.assertEqual([widths.get(("value", t)) for t in (0, 1, 3)], [16, 3, 4])
+        full = self.widths(self.card("llama_f16.seq", "--bits", "8,3", "--newest-tokens", "2", name="full.card"))
+        self.assertNotIn(("key", 3), {k for k, width in full.items() if width > 8 and k[1] == 3})
+        path = self.map_file("0:1,64,16\n1:2,4,1\n", "costs.csv")
+        shared = self.card("llama_f16.seq", "--bits", "5,4", "--exact-tokens", "0", "--sensitivity", path,
+                           "--newest-tokens", "5", name="shared.card")  # all tokens are: what they get more, layers get less
+        self.assertEqual(sum(self.widths_by_stream(shared).values()), 18)
+
+    def widths_by_stream(self, card):
+        return {row["streams"]: row["width_bits"] for row in self.json("inspect", card, "--map")["map"]}
+
     def test_flags_that_do_not_go_together_are_refused(self):
         path = self.map_file(f"0:{TOKENS},4,4\n")
         for flags in (["--codec", "raw", "--bits", "4"], ["--bits", "0,3"], ["--bits", "4,9"], ["--bits", "4,3,2"],
                       ["--bits", "x"], ["--map", path, "--bits", "4"], ["--map", path, "--exact-tokens", "2"],
+                      ["--map", path, "--newest-tokens", "2"],
                       ["--codec", "ggml", "--keep-nonfinite"], ["--codec", "nonsense"]):
             with self.subTest(flags=flags):
                 done = self.run_command("convert", CACHES / "llama_f16.seq", "out.card", "--model", MODEL, *flags)

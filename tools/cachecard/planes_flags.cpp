@@ -3,9 +3,13 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <fstream>
 #include <map>
+
+#include "cachecard/allocate.hpp"
 
 namespace cachecard::cli {
 namespace {
@@ -37,23 +41,40 @@ std::vector<std::string_view> split(std::string_view text, char at) {
   return parts;
 }
 
+/// Bits of keys and values, or what else a file says of both.
+template <class Value>
+struct Pair {
+  Value key{};
+  Value value{};
+};
+
+/// 1 to 8, or 0 for exact.
 std::optional<std::uint8_t> bits_of(std::string_view text) {
   if (text == "exact") return std::uint8_t{0};
   const auto bits = number<std::uint8_t>(text);
   return bits && *bits >= 1 && *bits <= 8 ? bits : std::nullopt;
 }
 
-/// A file of bits by token, or by layer. flag: as the command has it; items: what A:B counts.
-struct BitsFile {
+std::optional<double> sensitivity_of(std::string_view text) {
+  const auto found = number<double>(text);
+  return found && std::isfinite(*found) && *found >= 0.0 ? found : std::nullopt;
+}
+
+/// A file of lines A:B,K,V. flag: as the command has it; items: what A:B counts; allowed: what K and V may be.
+template <class Value>
+struct SpanFile {
   std::string_view flag;
   std::string_view items;
+  std::string_view allowed;
   const std::string& path;
   std::uint64_t count;
+  std::optional<Value> (*parse)(std::string_view);
 };
 
-/// One line: A:B,K,V for the tokens (or layers) A to B - 1. Extends bits, which ends where A must begin.
-Status add_line(std::string_view line, std::size_t number_of_line, const BitsFile& file,
-                std::vector<TokenBits>& bits) {
+/// One line: A:B,K,V for the tokens (or layers) A to B - 1. Extends found, which ends where A must begin.
+template <class Value>
+Status add_line(std::string_view line, std::size_t number_of_line, const SpanFile<Value>& file,
+                std::vector<Pair<Value>>& found) {
   const auto wrong = [&](std::string detail) {
     return usage_error(fmt::format("{} {}, line {}: {}", file.flag, file.path, number_of_line, detail));
   };
@@ -62,34 +83,82 @@ Status add_line(std::string_view line, std::size_t number_of_line, const BitsFil
   const auto first = span.size() == 2 ? number<std::uint64_t>(span[0]) : std::nullopt;
   const auto end = span.size() == 2 ? number<std::uint64_t>(span[1]) : std::nullopt;
   if (!first || !end || *end <= *first) {
-    return wrong(fmt::format("found '{}', allowed is A:B,K,V with A < B ({} A to B - 1, bits of keys and values)", line, file.items));
+    return wrong(fmt::format("found '{}', allowed is A:B,K,V with A < B ({} A to B - 1, of keys and of values)", line, file.items));
   }
-  const auto key = bits_of(parts[1]);
-  const auto value = bits_of(parts[2]);
-  if (!key || !value) return wrong(fmt::format("found '{}', allowed are 1 to 8 bits, or exact", line));
-  if (*first != bits.size()) {
-    return wrong(fmt::format("found {} from {}, allowed from {}: no hole, no overlap", file.items, *first, bits.size()));
+  const auto key = file.parse(parts[1]);
+  const auto value = file.parse(parts[2]);
+  if (!key || !value) return wrong(fmt::format("found '{}', allowed are {}", line, file.allowed));
+  if (*first != found.size()) {
+    return wrong(fmt::format("found {} from {}, allowed from {}: no hole, no overlap", file.items, *first, found.size()));
   }
   if (*end > file.count) return wrong(fmt::format("found {} up to {}, the cache has {}", file.items, *end, file.count));
-  bits.resize(*end, TokenBits{*key, *value});
+  found.resize(*end, Pair<Value>{*key, *value});
   return {};
 }
 
-Result<std::vector<TokenBits>> read_bits(const BitsFile& file) {
+template <class Value>
+Result<std::vector<Pair<Value>>> read_spans(const SpanFile<Value>& file) {
   std::ifstream in(file.path);
   if (!in) return Error{ErrorCode::kIo, kNoOffset, {}, fmt::format("{} {}: cannot be read", file.flag, file.path)};
-  std::vector<TokenBits> bits;
+  std::vector<Pair<Value>> found;
   std::string line;
   for (std::size_t i = 1; std::getline(in, line); ++i) {
     const std::string_view text = trimmed(std::string_view(line).substr(0, line.find('#')));
     if (text.empty()) continue;
-    if (Status s = add_line(text, i, file, bits); !s) return s.error();
+    if (Status s = add_line(text, i, file, found); !s) return s.error();
   }
-  if (bits.size() != file.count) {
-    return usage_error(fmt::format("{} {}: found bits of {} {}, the cache has {}", file.flag, file.path, bits.size(),
+  if (found.size() != file.count) {
+    return usage_error(fmt::format("{} {}: found {} {}, the cache has {}", file.flag, file.path, found.size(),
                                    file.items, file.count));
   }
+  return found;
+}
+
+Result<std::vector<TokenBits>> read_bits(std::string_view flag, std::string_view items, const std::string& path,
+                                         std::uint64_t count) {
+  auto found = read_spans<std::uint8_t>({flag, items, "1 to 8 bits, or exact", path, count, &bits_of});
+  if (!found) return found.error();
+  std::vector<TokenBits> bits;
+  bits.reserve(found->size());
+  for (const auto& pair : *found) bits.push_back({pair.key, pair.value});
   return bits;
+}
+
+bool is_value(const StreamRecord& stream) { return stream.stream == static_cast<std::uint8_t>(StreamKind::kValue); }
+
+/// Layers share the bits that --bits gives to all of them, those of the newest tokens included.
+Status set_layer_bits(const CodecFlags& flags, const CardHeader& header, PlanesOptions& planes) {
+  if (!flags.layer_map.empty() || !flags.map.empty()) {
+    return usage_error("--sensitivity finds the bits of every layer: leave --layer-map and --map out");
+  }
+  auto costs = read_spans<double>({"--sensitivity", "layers", "numbers from 0 on", flags.sensitivity,
+                                   header.layer_count, &sensitivity_of});
+  if (!costs) return costs.error();
+  std::vector<StreamWeight> weights;
+  double bits = 0.0;
+  double values = 0.0;
+  for (const StreamRecord& stream : header.streams) {
+    const auto& cost = (*costs)[stream.layer];
+    const std::uint64_t count = stream.stream == static_cast<std::uint8_t>(StreamKind::kOpaque)
+                                    ? 0
+                                    : stream.token_count * row_elements(stream);
+    weights.push_back({is_value(stream) ? cost.value : cost.key, count});
+    bits += static_cast<double>(count) * (is_value(stream) ? planes.value_bits : planes.key_bits);
+    values += static_cast<double>(count);
+  }
+  if (values == 0.0) return {};
+  const bool newest = planes.newest_tokens != 0;
+  const double share = static_cast<double>(std::min(planes.newest_tokens, header.token_count)) /
+                       static_cast<double>(std::max<std::uint64_t>(header.token_count, 1));
+  auto shared = allocate_bits(weights, std::max(bits / values - share, 1.0), newest ? 7 : 8);
+  if (!shared) return shared.error();
+  planes.layer_bits.assign(header.layer_count, {planes.key_bits, planes.value_bits});
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    if (weights[i].value_count == 0) continue;
+    TokenBits& layer = planes.layer_bits[header.streams[i].layer];
+    (is_value(header.streams[i]) ? layer.value : layer.key) = (*shared)[i];
+  }
+  return {};
 }
 
 Status check_types(const CardHeader& header) {
@@ -116,8 +185,16 @@ void add_codec_options(CLI::App& command, CodecFlags& flags, const std::string& 
   command.add_option("--map", flags.map, "Bits by token: lines A:B,K,V with numbers or 'exact' (planes)")
       ->type_name("FILE")
       ->group(group);
-  command.add_option("--layer-map", flags.layer_map, "Bits by layer: lines A:B,K,V (planes)")
+  command.add_option("--layer-map", flags.layer_map, "Bits by layer: lines A:B,K,V; with --map a token adds what its bits are above --bits (planes)")
       ->type_name("FILE")
+      ->group(group);
+  command
+      .add_option("--sensitivity", flags.sensitivity,
+                  "What errors cost by layer: lines A:B,K,V; layers then share --bits by it (planes)")
+      ->type_name("FILE")
+      ->group(group);
+  command.add_option("--newest-tokens", flags.newest_tokens, "Last tokens that get a bit more (planes; default: 0)")
+      ->type_name("N")
       ->group(group);
   command.add_option("--exact-tokens", flags.exact_tokens, "First tokens that stay exact (planes; default: 4)")
       ->type_name("N")
@@ -137,12 +214,12 @@ Result<KeyValueBits> parse_bits(const std::string& text) {
 }
 
 Result<std::optional<PlanesOptions>> planes_options(const CodecFlags& flags, const CardHeader& header) {
-  const bool settings = !flags.bits.empty() || !flags.map.empty() || !flags.layer_map.empty() || flags.exact_tokens || flags.keep_nonfinite;
   if (flags.codec != "planes") {
-    if (settings && !flags.codec.empty()) {
-      return usage_error("--bits, --map, --layer-map, --exact-tokens and --keep-nonfinite are for --codec planes");
+    if (flags.has_settings() && !flags.codec.empty()) {
+      return usage_error("--bits, --map, --layer-map, --sensitivity, --exact-tokens, --newest-tokens and --keep-nonfinite are "
+                         "for --codec planes");
     }
-    if (!settings) return std::optional<PlanesOptions>();
+    if (!flags.has_settings()) return std::optional<PlanesOptions>();
   }
   if (Status s = check_types(header); !s) return s.error();
   PlanesOptions planes;
@@ -153,16 +230,22 @@ Result<std::optional<PlanesOptions>> planes_options(const CodecFlags& flags, con
     planes.value_bits = bits->value;
   }
   if (!flags.layer_map.empty()) {
-    if (!flags.bits.empty() || !flags.map.empty()) return usage_error("--layer-map says the bits of every layer: leave --bits and --map out");
-    auto layers = read_bits({"--layer-map", "layers", flags.layer_map, header.layer_count});
+    if (!flags.bits.empty() && flags.map.empty()) return usage_error("--layer-map says the bits of every layer: leave --bits out");
+    auto layers = read_bits("--layer-map", "layers", flags.layer_map, header.layer_count);
     if (!layers) return layers.error();
     planes.layer_bits = std::move(*layers);
   }
   planes.exact_tokens = flags.exact_tokens.value_or(planes.exact_tokens);
+  planes.newest_tokens = flags.newest_tokens;
+  if (!flags.sensitivity.empty()) {
+    if (Status s = set_layer_bits(flags, header, planes); !s) return s.error();
+  }
   planes.keep_nonfinite = flags.keep_nonfinite;
   if (flags.map.empty()) return std::optional(planes);
-  if (!flags.bits.empty() || flags.exact_tokens) return usage_error("--map says the bits of every token: leave --bits and --exact-tokens out");
-  auto map = read_bits({"--map", "tokens", flags.map, header.token_count});
+  if ((!flags.bits.empty() && flags.layer_map.empty()) || flags.exact_tokens || flags.newest_tokens != 0) {
+    return usage_error("--map says the bits of every token: leave --bits, --exact-tokens and --newest-tokens out");
+  }
+  auto map = read_bits("--map", "tokens", flags.map, header.token_count);
   if (!map) return map.error();
   planes.token_bits = std::move(*map);
   return std::optional(planes);
@@ -170,8 +253,12 @@ Result<std::optional<PlanesOptions>> planes_options(const CodecFlags& flags, con
 
 std::string describe(const std::optional<PlanesOptions>& planes, const CodecFlags& flags) {
   if (!planes) return {};
-  if (!flags.map.empty()) return ", planes, bits by token";
+  if (!flags.map.empty()) return flags.layer_map.empty() ? ", planes, bits by token" : ", planes, bits by layer and token";
   if (!flags.layer_map.empty()) return fmt::format(", planes, bits by layer, {} exact tokens", planes->exact_tokens);
+  if (!flags.sensitivity.empty()) {
+    return fmt::format(", planes {},{} bits shared by layer, {} exact tokens", planes->key_bits, planes->value_bits,
+                       planes->exact_tokens);
+  }
   return fmt::format(", planes {},{} bits, {} exact tokens", planes->key_bits, planes->value_bits, planes->exact_tokens);
 }
 

@@ -17,13 +17,19 @@ struct CodecFlags {
   std::string bits;              ///< K,V or one number
   std::string map;               ///< file with the bits of each token
   std::string layer_map;         ///< file with the bits of each layer
+  std::string sensitivity;       ///< file with what errors of each layer cost
   std::optional<std::uint64_t> exact_tokens;
+  std::uint64_t newest_tokens = 0;
   bool keep_nonfinite = false;
 
   /// Whether planes are asked for, by name or by a setting of theirs.
   bool is_lossy() const { return codec == "planes" || (codec.empty() && any_given()); }
+  bool has_settings() const {
+    return !bits.empty() || !map.empty() || !layer_map.empty() || !sensitivity.empty() || exact_tokens ||
+           newest_tokens != 0 || keep_nonfinite;
+  }
   bool any_given() const {
-    return !codec.empty() || !bits.empty() || !map.empty() || !layer_map.empty() || exact_tokens || keep_nonfinite;
+    return !codec.empty() || has_settings();
   }
 };
 

@@ -114,8 +114,11 @@ struct PlanesOptions {
   std::uint8_t key_bits = 4;  ///< latent too
   std::uint8_t value_bits = 3;
   std::uint64_t exact_tokens = 4;      ///< first tokens of the card that stay as they are: attention sinks
+  std::uint64_t newest_tokens = 0;     ///< last tokens of the card, which get a bit more, unless a layer has 8 already
   std::vector<TokenBits> layer_bits;   ///< 1 to 8 by layer, in place of key_bits and value_bits; empty: none
-  std::vector<TokenBits> token_bits;   ///< one a token of the card, in place of the three above; empty: none
+  /// One a token of the card, in place of key_bits, value_bits, exact_tokens and newest_tokens; empty: none. Beside layer_bits a token
+  /// gets those of the layer, plus what its own are above key_bits and value_bits.
+  std::vector<TokenBits> token_bits;
   bool keep_nonfinite = false;         ///< keep a chunk with NaN or infinite values raw; else non_finite
 };
 

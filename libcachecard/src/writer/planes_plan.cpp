@@ -17,6 +17,23 @@ bool is_value(const StreamRecord& stream) { return stream.stream == static_cast<
 
 Error option_error(std::string detail) { return {ErrorCode::kInvalidArgument, kNoOffset, "planes", std::move(detail)}; }
 
+/// How far the bits of tokens go below and above those of the card.
+struct Reach {
+  int least = 0;
+  int most = 0;
+};
+
+template <class Bits>
+Reach reach_of(const PlanesOptions& planes, int base, Bits bits_of) {
+  Reach reach;
+  for (const TokenBits& token : planes.token_bits) {
+    if (bits_of(token) == 0) continue;
+    reach.least = std::min(reach.least, bits_of(token) - base);
+    reach.most = std::max(reach.most, bits_of(token) - base);
+  }
+  return reach;
+}
+
 bool in_range(std::uint8_t bits, std::uint8_t least) { return bits >= least && bits <= kMostBits; }
 
 }  // namespace
@@ -35,14 +52,12 @@ Status PlanesPlan::check_options() const {
     return option_error("found " + std::to_string(planes.key_bits) + " and " + std::to_string(planes.value_bits) +
                         " bits, allowed 1 to 8");
   }
-  if (!planes.layer_bits.empty()) {
-    if (planes.layer_bits.size() != header_.layer_count || !planes.token_bits.empty()) {
-      return option_error("found bits of " + std::to_string(planes.layer_bits.size()) + " layers, allowed " +
-                          std::to_string(header_.layer_count) + " and no bits of tokens beside them");
-    }
-    for (const TokenBits& bits : planes.layer_bits) {
-      if (!in_range(bits.key, 1) || !in_range(bits.value, 1)) return option_error("bits of a layer are 1 to 8");
-    }
+  if (!planes.layer_bits.empty() && planes.layer_bits.size() != header_.layer_count) {
+    return option_error("found bits of " + std::to_string(planes.layer_bits.size()) + " layers, allowed " +
+                        std::to_string(header_.layer_count));
+  }
+  for (const TokenBits& bits : planes.layer_bits) {
+    if (!in_range(bits.key, 1) || !in_range(bits.value, 1)) return option_error("bits of a layer are 1 to 8");
   }
   if (planes.token_bits.empty()) return {};
   if (planes.token_bits.size() != header_.token_count) {
@@ -54,10 +69,40 @@ Status PlanesPlan::check_options() const {
     return option_error("token " + std::to_string(t) + ": found " + std::to_string(planes.token_bits[t].key) + " and " +
                         std::to_string(planes.token_bits[t].value) + " bits, allowed 1 to 8, or 0 for exact");
   }
+  return check_sums();
+}
+
+/// A token's bits stand for what they are above or below the card's, in every layer.
+Status PlanesPlan::check_sums() const {
+  const PlanesOptions& planes = *options_.planes;
+  const Reach key = reach_of(planes, planes.key_bits, [](const TokenBits& bits) { return int{bits.key}; });
+  const Reach value = reach_of(planes, planes.value_bits, [](const TokenBits& bits) { return int{bits.value}; });
+  for (std::size_t layer = 0; layer < planes.layer_bits.size(); ++layer) {
+    const TokenBits& bits = planes.layer_bits[layer];
+    const int least = std::min(bits.key + key.least, bits.value + value.least);
+    const int most = std::max(bits.key + key.most, bits.value + value.most);
+    if (least >= 1 && most <= int{kMostBits}) continue;
+    return option_error("layer " + std::to_string(layer) + ": the bits of tokens come to " + std::to_string(least) +
+                        " to " + std::to_string(most) + " there, allowed 1 to 8");
+  }
   return {};
 }
 
+
 bool PlanesPlan::codes(std::size_t stream) const { return is_float(header_.streams[stream]); }
+
+/// One more than the card's, where every layer has room for it.
+TokenBits PlanesPlan::newest_bits() const {
+  const PlanesOptions& planes = *options_.planes;
+  TokenBits most{planes.key_bits, planes.value_bits};
+  for (const TokenBits& bits : planes.layer_bits) {
+    most = {std::max(most.key, bits.key), std::max(most.value, bits.value)};
+  }
+  const auto more = [](std::uint8_t bits, std::uint8_t largest) {
+    return static_cast<std::uint8_t>(bits + (largest < kMostBits ? 1 : 0));
+  };
+  return {more(planes.key_bits, most.key), more(planes.value_bits, most.value)};
+}
 
 BitWidthMap PlanesPlan::map(std::uint32_t segment) const {
   const PlanesOptions& planes = *options_.planes;
@@ -65,6 +110,7 @@ BitWidthMap PlanesPlan::map(std::uint32_t segment) const {
   BitWidthMap map = uniform_map(header_, record.token_count);
   // Rows: 0 for streams that are not coded, 1 for keys and latents, 2 for values.
   map.rows.assign(3 * record.token_count, 0);
+  const TokenBits newest = newest_bits();
   for (std::uint64_t t = 0; t < record.token_count; ++t) {
     const std::uint64_t token = record.first_token + t;
     TokenBits bits{planes.key_bits, planes.value_bits};
@@ -72,6 +118,8 @@ BitWidthMap PlanesPlan::map(std::uint32_t segment) const {
       bits = planes.token_bits[token];
     } else if (token < planes.exact_tokens) {
       bits = {};
+    } else if (header_.token_count - token <= planes.newest_tokens) {
+      bits = newest;
     }
     const auto offset = [](std::uint8_t wanted, std::uint8_t base) {
       return wanted == 0 ? kOffsetExact : static_cast<std::int8_t>(2 * (int{wanted} - int{base}));

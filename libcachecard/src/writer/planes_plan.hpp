@@ -37,6 +37,8 @@ class PlanesPlan {
   Error nonfinite_error(std::size_t stream, std::uint64_t token, std::span<const std::byte> row) const;
 
  private:
+  Status check_sums() const;
+  TokenBits newest_bits() const;
   bool can_remove_rope(const StreamRecord& stream) const;
   Parameters first_parameters(const StreamRecord& stream) const;
   Status learn(std::size_t stream, std::uint32_t segment, Parameters& parameters);
