@@ -1,4 +1,5 @@
 """The rows of the fidelity tables: one line each. What a row does is in cache_encoders.py."""
+import os
 import shlex
 from dataclasses import dataclass
 
@@ -13,12 +14,22 @@ class Row:
     options: str = ""
     encoder: str = "card"  # a key of cache_encoders.ENCODERS
     short: bool = False    # also in the long tables and in the one of the model as deployed
+    shared: bool = False   # layers share the bits by PROFILE, which is of one model
 
     @property
     def arguments(self):
         """What the CLI gets."""
-        return ["--codec", self.codec, *shlex.split(self.options)]
+        return ["--codec", self.codec, *shlex.split(self.options), *(["--sensitivity", PROFILE] if self.shared else [])]
 
+    def fits(self, model_digest):
+        """Whether its profile, if it has one, is of the model with that SHA-256."""
+        if not self.shared:
+            return True
+        with open(PROFILE, encoding="utf-8") as file:
+            return f"sha256 {model_digest}" in file.read()
+
+
+PROFILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "fixtures", "profiles", "smollm2-135m.csv")
 
 FLOOR, YARDSTICK = "floor", "q4_0"
 FLOOR_FACTOR = 10  # nothing is claimed of a KL below this many times the floor's
@@ -32,11 +43,14 @@ ROWS = (
     Row("KIVI 4 bit", "kivi", "4 bits, groups of 32, newest 32 exact", "kivi"),
     Row("KIVI 2 bit", "kivi", "2 bits, groups of 32, newest 32 exact", "kivi", short=True),
     Row("planes K8 V8", "planes", "--bits 8,8"),
-    Row("planes K4 V4", "planes", "--bits 4,4", short=True),
-    Row("planes K4 V3", "planes", "--bits 4,3", short=True),
-    Row("planes K3 V3", "planes", "--bits 3,3"),
-    Row("planes K3 V2", "planes", "--bits 3,2", short=True),
-    Row("planes K2 V2", "planes", "--bits 2,2"),
+    Row("planes K4 V4", "planes", "--bits 4,4 --newest-tokens 32", short=True, shared=True),
+    Row("planes K4 V3", "planes", "--bits 4,3 --newest-tokens 32", short=True, shared=True),
+    Row("planes K3 V2", "planes", "--bits 3,2 --newest-tokens 32", short=True, shared=True),
+    Row("planes K4 V4 flat", "planes", "--bits 4,4"),
+    Row("planes K4 V3 flat", "planes", "--bits 4,3", short=True),
+    Row("planes K3 V3 flat", "planes", "--bits 3,3"),
+    Row("planes K3 V2 flat", "planes", "--bits 3,2"),
+    Row("planes K2 V2 flat", "planes", "--bits 2,2"),
 )
 
 # The prefill itself ran on a cache of this type, and so does everything after it. Never the yardstick.

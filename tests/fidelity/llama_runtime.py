@@ -61,6 +61,10 @@ class Model:
         return api.llama_model_n_ctx_train(self.handle)
 
     @property
+    def layer_count(self):
+        return api.llama_model_n_layer(self.handle)
+
+    @property
     def kv_heads(self):
         return api.llama_model_n_head_kv(self.handle)
 
