@@ -1,3 +1,5 @@
+#include <fmt/format.h>
+
 #include <CLI/CLI.hpp>
 #include <memory>
 
@@ -58,62 +60,66 @@ void add_state_options(CLI::App& command, ConvertArgs& args) {
       ->group(kToState);
 }
 
-bool has_card_options(const ConvertArgs& args) {
-  return args.codec.any_given() || args.zstd_level != 0 || args.split || args.span_major ||
-         args.chunk_tokens != ConvertArgs{}.chunk_tokens || args.no_source_layout ||
-         (!args.rotated.empty() && args.like.empty()) || !args.time.empty() || any_given(args.model);
-}
+/// Options that go with some formats only: their bit, how messages call them, whether they were given.
+struct OptionGroup {
+  unsigned bit;
+  const char* names;
+  bool (*given)(const ConvertArgs& args);
+};
 
-bool has_state_options(const ConvertArgs& args) {
-  return !args.like.empty() || !args.container.empty() || !args.v_trans.empty() || args.server_tokens;
-}
+constexpr OptionGroup kGroups[] = {
+    {kModelOptions, "--model and geometry flags", [](const ConvertArgs& a) { return any_given(a.model); }},
+    {kLayoutOption, "--layout", [](const ConvertArgs& a) { return !a.layout.empty(); }},
+    {kRotatedOption, "--rotated", [](const ConvertArgs& a) { return !a.rotated.empty(); }},
+    {kStateOptions, "--like, --container, --v-trans and --server-tokens",
+     [](const ConvertArgs& a) {
+       return !a.like.empty() || !a.container.empty() || !a.v_trans.empty() || a.server_tokens;
+     }},
+    {kTokensOption, "--tokens", [](const ConvertArgs& a) { return !a.torch.tokens.empty(); }},
+    {kWindowOption, "--sliding-window", [](const ConvertArgs& a) { return a.torch.sliding_window != 0; }},
+    {kPairingOption, "--pairing", [](const ConvertArgs& a) { return !a.torch.pairing.empty(); }},
+    {kDtypeOption, "--dtype", [](const ConvertArgs& a) { return !a.torch.dtype.empty(); }},
+    {kLibtorchOption, "--libtorch", [](const ConvertArgs& a) { return a.torch.libtorch; }},
+};
 
 /// What the input is: as --from says, else as its first bytes do.
 Result<InputKind> input_kind(const ByteSource& input, const ConvertArgs& args) {
   if (args.from == "card") return InputKind::kCard;
-  if (args.from == "llama.cpp") return InputKind::kState;
-  if (args.from == "torch") return InputKind::kTorch;
+  if (const Format* format = format_named(args.from)) return format->kind;
   auto kind = kind_of(input);
   if (!kind) return kind.error();
   if (*kind == InputKind::kEmpty || *kind == InputKind::kUnknown) return unknown_input(*kind, input);
   return *kind;
 }
 
-/// A card becomes a .pt where --to or the output's name says so.
-bool to_torch(InputKind kind, const ConvertArgs& args) {
-  if (kind != InputKind::kCard) return false;
-  return args.to.empty() ? is_pt_name(args.output) : args.to == "torch";
-}
-
-Status check_torch(InputKind kind, const ConvertArgs& args) {
-  const bool from = kind == InputKind::kTorch;
-  const bool to = to_torch(kind, args);
-  if ((from || to) && (has_state_options(args) || !args.layout.empty() || !args.rotated.empty())) {
-    return usage("options of llama.cpp states do not go with a .pt");
-  }
-  if (!from && args.torch.from_given()) return usage("--tokens and --sliding-window are for .pt to card");
-  if (!to && args.torch.to_given()) return usage("--dtype is for card to .pt");
-  if (!from && !to && args.torch.any_given()) return usage("--pairing and --libtorch are for .pt files");
-  return {};
-}
-
-Status check_direction(InputKind kind, const ConvertArgs& args) {
-  const bool to_card = kind != InputKind::kCard;
+Status check_direction(bool to_card, const Format& format, const ConvertArgs& args) {
   if (!args.to.empty() && (args.to == "card") != to_card) {
     return usage(to_card ? "the input is a cache of a runtime: --to card is what it can become"
-                         : "the input is a card already: --to llama.cpp or torch is what it can become");
+                         : "the input is a card already: --to names what it can become");
   }
-  if (Status s = check_torch(kind, args); !s) return s;
-  if (to_card && has_state_options(args)) {
-    return usage("--like, --container, --v-trans and --server-tokens are for card to state");
+  const unsigned allowed = to_card ? format.from_options : format.to_options;
+  for (const OptionGroup& group : kGroups) {
+    if ((allowed & group.bit) != 0 || !group.given(args)) continue;
+    return usage(to_card ? fmt::format("{} do not go with {} that becomes a card", group.names, format.noun)
+                         : fmt::format("{} do not go with a card that becomes {}", group.names, format.noun));
   }
   if (!to_card && has_card_options(args)) {
-    return usage("--model, geometry, codec and compression flags are for what becomes a card");
+    return usage("codec, chunk, compression and --time flags are for what becomes a card");
   }
+  if (!to_card && !args.rotated.empty() && args.like.empty()) return usage("--rotated is about the state of --like");
   if (!args.like.empty() && (!args.layout.empty() || !args.container.empty() || !args.v_trans.empty())) {
     return usage("--like says what --layout, --container and --v-trans say");
   }
   return {};
+}
+
+int convert_foreign(const Format& format, const ByteSource& input, const ConvertArgs& args, Context& context) {
+  std::string at_fault;
+  auto opened = format.open(input, args, at_fault);
+  if (!opened) {
+    return context.fail(opened.error(), at_fault.empty() ? source_blame(opened.error(), args) : at_fault);
+  }
+  return write_converted(*opened, input.size(), args, context);
 }
 
 int run(const ConvertArgs& args, Context& context) {
@@ -122,14 +128,19 @@ int run(const ConvertArgs& args, Context& context) {
   if (!input) return context.fail(input.error(), input_name(args.input));
   auto kind = input_kind(**input, args);
   if (!kind) return context.fail(kind.error(), input_name(args.input));
-  if (Status s = check_direction(*kind, args); !s) return context.fail(s.error(), "convert");
-  if (*kind == InputKind::kTorch) return convert_pt_to_card(**input, args, context);
-  if (to_torch(*kind, args)) return convert_card_to_pt(**input, args, context);
-  return *kind == InputKind::kState ? convert_to_card(**input, args, context)
-                                    : convert_to_state(**input, args, context);
+  const bool to_card = *kind != InputKind::kCard;
+  const Format* named = format_named(args.to);
+  const Format& format = to_card ? *format_of(*kind) : named != nullptr ? *named : format_for_output(args.output);
+  if (Status s = check_direction(to_card, format, args); !s) return context.fail(s.error(), "convert");
+  return to_card ? convert_foreign(format, **input, args, context) : format.from_card(**input, args, context);
 }
 
 }  // namespace
+
+bool has_card_options(const ConvertArgs& args) {
+  return args.codec.any_given() || args.zstd_level != 0 || args.split || args.span_major ||
+         args.chunk_tokens != ConvertArgs{}.chunk_tokens || args.no_source_layout || !args.time.empty();
+}
 
 Error usage(std::string detail) { return {ErrorCode::kInvalidArgument, kNoOffset, {}, std::move(detail)}; }
 
@@ -141,13 +152,15 @@ std::optional<bool> yes_no(const std::string& flag) {
 void add_convert(CLI::App& app, Context& context) {
   auto args = std::make_shared<ConvertArgs>();
   CLI::App& command =
-      *app.add_subcommand("convert", "Make a card of a llama.cpp state or a PyTorch file, or one of these of a card");
-  command.add_option("IN", args->input, "State, .pt or card, - for standard input")->required();
-  command.add_option("OUT", args->output, "Card, state or .pt (by its name, or --to torch), - for standard output")->required();
+      *app.add_subcommand("convert", "Make a card of a runtime's cache, or such a cache of a card");
+  command.add_option("IN", args->input, "Cache of a runtime, or card; - for standard input")->required();
+  command.add_option("OUT", args->output, "Card, or cache of a runtime (which one: by its name, or --to); - for standard output")->required();
   for (auto& [name, value] : {std::pair<const char*, std::string*>{"--from", &args->from},
                               std::pair<const char*, std::string*>{"--to", &args->to}}) {
-    command.add_option(name, *value, "llama.cpp, torch or card (default: told by content)")
-        ->check(CLI::IsMember({"llama.cpp", "torch", "card"}))
+    command
+        .add_option(name, *value,
+                    fmt::format("{} (default: told by content, and by the name of OUT)", fmt::join(format_names(), ", ")))
+        ->check(CLI::IsMember(format_names()))
         ->type_name("FORMAT");
   }
   add_card_options(command, *args);

@@ -6,12 +6,10 @@
 #include "card_compare.hpp"
 #include "commands.hpp"
 #include "context.hpp"
+#include "convert.hpp"
 #include "input.hpp"
-#include "llama_cpp/state_source.hpp"
-#include "model_flags.hpp"
 #include "output.hpp"
 #include "output_file.hpp"
-#include "state_report.hpp"
 #include "workers.hpp"
 
 namespace cachecard::cli {
@@ -20,45 +18,46 @@ namespace {
 constexpr int kDifferencesExit = 9;
 constexpr std::size_t kRowsShown = 40;
 
-struct DiffArgs {
+/// What the flags say holds for both sides, as far as a format asks for it.
+struct DiffArgs : SourceArgs {
   std::string left;
   std::string right;
-  ModelFlags model;
-  std::string layout;
 };
 
-/// A card at rest; a state is made one in a temporary file first.
+/// A card at rest; another cache is made one in a temporary file first.
 struct OpenCard {
-  std::unique_ptr<ByteSource> source;
+  std::unique_ptr<ByteSource> input;   ///< the foreign file
+  std::unique_ptr<ByteSource> source;  ///< the card
   std::optional<CardReader> card;
 };
 
-Result<std::unique_ptr<ByteSource>> card_of_state(const ByteSource& state_bytes, const DiffArgs& args) {
-  auto facts = model_facts(args.model);
-  if (!facts) return facts.error();
-  if (!*facts) return no_model_error();
-  llama_cpp::ParseOptions options;
-  options.layout = layout_by_name(args.layout);
-  auto state = llama_cpp::parse_state(state_bytes, &**facts, options);
-  if (!state) return state.error();
-  auto source = llama_cpp::state_source(state_bytes, std::move(*state), **facts);
-  if (!source) return source.error();
+Result<std::unique_ptr<ByteSource>> card_of(const Format& format, const ByteSource& input, const SourceArgs& args,
+                                            std::string& at_fault) {
+  auto opened = format.open(input, args, at_fault);
+  if (!opened) return opened.error();
   auto file = UnlinkedFile::create();
   if (!file) return file.error();
-  auto written = write_card(**source, **file);
+  auto written = opened->restore ? opened->restore(*opened->source, **file, {}) : write_card(*opened->source, **file);
   if (!written) return written.error();
   return std::unique_ptr<ByteSource>(new UnlinkedSource(std::move(*file)));
 }
 
-Result<OpenCard> open_card(const std::string& path, const DiffArgs& args) {
+/// at_fault: what to name where it fails.
+Result<OpenCard> open_card(const std::string& path, const DiffArgs& args, std::string& at_fault) {
   OpenCard opened;
+  at_fault = input_name(path);
   auto source = open_input(path);
   if (!source) return source.error();
   opened.source = std::move(*source);
   auto kind = kind_of(*opened.source);
   if (!kind) return kind.error();
-  if (*kind == InputKind::kState) {
-    auto card = card_of_state(*opened.source, args);
+  if (const Format* format = format_of(*kind)) {
+    SourceArgs side = args;
+    side.input = path;
+    std::string other;
+    opened.input = std::move(opened.source);
+    auto card = card_of(*format, *opened.input, side, other);
+    if (!card) at_fault = other.empty() ? source_blame(card.error(), side) : other;
     if (!card) return card.error();
     opened.source = std::move(*card);
   }
@@ -155,20 +154,17 @@ Json diff_json(const Comparison& result) {
           {"chunks", std::move(chunks)}};
 }
 
-std::string blame(const Error& error, const std::string& path) {
-  return error.code == ErrorCode::kInvalidArgument ? "diff" : input_name(path);
-}
-
 int run(const DiffArgs& args, Context& context) {
   if (args.left == "-" && args.right == "-") {
     return context.fail(
         {ErrorCode::kInvalidArgument, kNoOffset, {}, "only one of the two can come from standard input"},
         "diff");
   }
-  auto left = open_card(args.left, args);
-  if (!left) return context.fail(left.error(), blame(left.error(), args.left));
-  auto right = open_card(args.right, args);
-  if (!right) return context.fail(right.error(), blame(right.error(), args.right));
+  std::string at_fault;
+  auto left = open_card(args.left, args, at_fault);
+  if (!left) return context.fail(left.error(), at_fault);
+  auto right = open_card(args.right, args, at_fault);
+  if (!right) return context.fail(right.error(), at_fault);
   Workers workers(context.threads);
   auto result = compare(*left->card, *right->card, workers.parallel());
   if (!result) return context.fail(result.error(), args.left + " and " + args.right);
@@ -182,6 +178,7 @@ int run(const DiffArgs& args, Context& context) {
 
 void add_diff(CLI::App& app, Context& context) {
   auto args = std::make_shared<DiffArgs>();
+  args->command = "diff";
   CLI::App& command = *app.add_subcommand("diff", "Compare two cards: exit code 9 where they differ");
   command.add_option("A", args->left, "Card (or state, with --model)")->required();
   command.add_option("B", args->right, "Card (or state, with --model)")->required();

@@ -14,8 +14,6 @@
 namespace cachecard::cli {
 namespace {
 
-using llama_cpp::StateFile;
-
 Codec codec_of(const StreamRecord& stream) {
   const DTypeInfo* info = dtype_info(static_cast<DType>(stream.dtype));
   return info != nullptr && info->block_elements > 1 ? Codec::kGgml : Codec::kRaw;
@@ -49,7 +47,7 @@ Status check_split(const CardHeader& header, bool split) {
   return {};
 }
 
-Result<CardOptions> card_options(const ConvertArgs& args, const CardOrigin& origin) {
+Result<CardOptions> card_options(const ConvertArgs& args, const OpenedSource& opened) {
   auto time = provenance_time(args.time);
   if (!time) return time.error();
   CardOptions options;
@@ -63,24 +61,8 @@ Result<CardOptions> card_options(const ConvertArgs& args, const CardOrigin& orig
   options.source_layout = !args.no_source_layout;
   options.provenance.operation = ProvenanceOp::kConvert;
   options.provenance.time = time->value_or(0);
-  options.provenance.text = origin.provenance;
+  options.provenance.text = opened.provenance;
   return options;
-}
-
-Result<std::unique_ptr<CacheSource>> source_of(const ByteSource& input, const ConvertArgs& args,
-                                               const llama_cpp::ModelFacts& facts, StateFile& parsed) {
-  llama_cpp::ParseOptions options;
-  options.layout = layout_by_name(args.layout);
-  options.rotated = yes_no(args.rotated);
-  auto state = llama_cpp::parse_state(input, &facts, options);
-  if (!state) return state.error();
-  parsed = *state;
-  return llama_cpp::state_source(input, std::move(*state), facts);
-}
-
-/// Whose fault an error is: the model's file, the command line, or the input.
-std::string blame(const Error& error, const ConvertArgs& args) {
-  return error.code == ErrorCode::kInvalidArgument ? "convert" : input_name(args.input);
 }
 
 /// Values that the card keeps although they are not finite. planes read every row twice, and keep such chunks raw.
@@ -137,33 +119,47 @@ void report(const CacheSource& source, std::uint64_t nonfinite, std::uint64_t in
 
 }  // namespace
 
-int convert_to_card(const ByteSource& input, const ConvertArgs& args, Context& context) {
-  auto facts = model_facts(args.model);
-  if (!facts) return context.fail(facts.error(), model_blame(facts.error(), args.model, "convert"));
-  if (!*facts) return context.fail(no_model_error(), "convert");
-  StateFile state;
-  auto source = source_of(input, args, **facts, state);
-  if (!source) return context.fail(source.error(), blame(source.error(), args));
-  const auto container = container_name(state.container);
-  const auto layout = layout_name(state.layout);
-  return write_converted(**source, input.size(),
-                         {fmt::format("cachecard convert: llama.cpp {}, layout {}", container, layout),
-                          fmt::format("{}: {} container, layout {}, {}", input_name(args.input), container, layout,
-                                      state.opaque ? "kept whole" : "keys and values become streams")},
-                         args, context);
+std::string source_blame(const Error& error, const SourceArgs& args) {
+  const bool usage = error.code == ErrorCode::kInvalidArgument || error.code == ErrorCode::kUnsupportedFeature;
+  return usage ? args.command : input_name(args.input);
 }
 
-int write_converted(const CacheSource& source, std::uint64_t input_size, const CardOrigin& origin,
-                    const ConvertArgs& args, Context& context) {
+Result<OpenedSource> open_state(const ByteSource& input, const SourceArgs& args, std::string& at_fault) {
+  auto facts = model_facts(args.model);
+  if (!facts) {
+    at_fault = model_blame(facts.error(), args.model, args.command);
+    return facts.error();
+  }
+  if (!*facts) return no_model_error();
+  llama_cpp::ParseOptions options;
+  options.layout = layout_by_name(args.layout);
+  options.rotated = yes_no(args.rotated);
+  auto state = llama_cpp::parse_state(input, &**facts, options);
+  if (!state) return state.error();
+  const auto container = container_name(state->container);
+  const auto layout = layout_name(state->layout);
+  OpenedSource opened;
+  opened.provenance = fmt::format("cachecard convert: llama.cpp {}, layout {}", container, layout);
+  opened.detail = fmt::format("{}: {} container, layout {}, {}", input_name(args.input), container, layout,
+                              state->opaque ? "kept whole" : "keys and values become streams");
+  auto source = llama_cpp::state_source(input, std::move(*state), **facts);
+  if (!source) return source.error();
+  opened.source = std::move(*source);
+  return opened;
+}
+
+int write_converted(const OpenedSource& opened, std::uint64_t input_size, const ConvertArgs& args, Context& context) {
+  const CacheSource& source = *opened.source;
   if (Status s = check_codec(source.header(), args.codec.codec); !s) return context.fail(s.error(), "convert");
   if (Status s = check_split(source.header(), args.split); !s) return context.fail(s.error(), "convert");
-  auto options = card_options(args, origin);
+  auto options = card_options(args, opened);
   if (!options) return context.fail(options.error(), "convert");
   auto planes = planes_options(args.codec, source.header());
   if (!planes) return context.fail(planes.error(), "convert");
   options->planes = *planes;
   options->provenance.text += describe(*planes, args.codec);
-  context.detail(origin.detail);
+  context.detail(opened.detail);
+  for (const std::string& note : opened.notes) context.note(note);
   const auto start = std::chrono::steady_clock::now();
   auto sink = open_output(args.output, context.dry_run);
   if (!sink) return context.fail(sink.error(), output_name(args.output));
@@ -171,7 +167,8 @@ int write_converted(const CacheSource& source, std::uint64_t input_size, const C
   options->parallel = workers.parallel();
   options->progress = progress_line(context, "convert");
   const NonfiniteSource counted(source);
-  auto written = write_card(counted, **sink, *options);
+  const bool again = opened.restore && !has_card_options(args);
+  auto written = again ? opened.restore(counted, **sink, *options) : write_card(counted, **sink, *options);
   options->progress = nullptr;
   if (!written) {
     const bool outside = written.error().code == ErrorCode::kIo;
@@ -179,6 +176,9 @@ int write_converted(const CacheSource& source, std::uint64_t input_size, const C
   }
   if (Status s = (*sink)->commit(); !s) return context.fail(s.error(), output_name(args.output));
   context.detail_speed(start, input_size);
+  if (again && written->root != opened.root) {
+    context.note(fmt::format("the values are others than those of card {}, which the file was made from", to_hex(opened.root)));
+  }
   auto nonfinite = nonfinite_values(source, counted, options->planes.has_value(), *written);
   if (!nonfinite) return context.fail(nonfinite.error(), input_name(args.input));
   report(source, *nonfinite, input_size, *written, args, context);

@@ -19,21 +19,17 @@ using pytorch::PtContainer;
 using pytorch::PtWriteOptions;
 using pytorch::PtWriteReport;
 
-std::string blame(const Error& error, const ConvertArgs& args) {
-  const bool usage =
-      error.code == ErrorCode::kInvalidArgument || error.code == ErrorCode::kUnsupportedFeature;
-  return usage ? "convert" : input_name(args.input);
-}
-
-void say_notes(const PtCache& cache, const CardHeader& header, const Context& context) {
+std::vector<std::string> notes_of(const PtCache& cache, const CardHeader& header) {
+  std::vector<std::string> notes;
   if (!cache.unused.empty())
-    context.note(fmt::format("left out of the card: {}", fmt::join(cache.unused, ", ")));
+    notes.push_back(fmt::format("left out of the card: {}", fmt::join(cache.unused, ", ")));
   if ((header.flags & kHeaderTokensUnknown) != 0) {
-    context.note("the file lists no token ids and --tokens was not given: the card's tokens are unknown");
+    notes.emplace_back("the file lists no token ids and --tokens was not given: the card's tokens are unknown");
   }
   if ((header.flags & kHeaderNotAPrefix) != 0) {
-    context.note("positions are not 0, 1, 2, ...: the card is not a prefix");
+    notes.emplace_back("positions are not 0, 1, 2, ...: the card is not a prefix");
   }
+  return notes;
 }
 
 Result<std::unique_ptr<CacheSource>> source_of(const ByteSource& input, const PtCache& cache,
@@ -99,20 +95,21 @@ void report(const CardReader& card, const PtWriteReport& written, const ConvertA
 
 }  // namespace
 
-int convert_pt_to_card(const ByteSource& input, const ConvertArgs& args, Context& context) {
+Result<OpenedSource> open_pt(const ByteSource& input, const SourceArgs& args, std::string&) {
   auto cache = pytorch::read_pt_cache(input);
-  if (!cache) return context.fail(cache.error(), input_name(args.input));
+  if (!cache) return cache.error();
   auto facts = torch_facts(args.model, args.torch, *cache);
-  if (!facts) return context.fail(facts.error(), blame(facts.error(), args));
+  if (!facts) return facts.error();
   auto source = source_of(input, *cache, std::move(*facts), args.torch.libtorch);
-  if (!source) return context.fail(source.error(), blame(source.error(), args));
-  say_notes(*cache, (*source)->header(), context);
+  if (!source) return source.error();
+  OpenedSource opened;
+  opened.source = std::move(*source);
+  opened.notes = notes_of(*cache, opened.source->header());
   const std::string container(name_of(cache->container));
-  return write_converted(
-      **source, input.size(),
-      {fmt::format("cachecard convert: PyTorch .pt, {} container", container),
-       fmt::format("{}: {} container, {} layers", input_name(args.input), container, cache->shapes.size())},
-      args, context);
+  opened.provenance = fmt::format("cachecard convert: PyTorch .pt, {} container", container);
+  opened.detail =
+      fmt::format("{}: {} container, {} layers", input_name(args.input), container, cache->shapes.size());
+  return opened;
 }
 
 int convert_card_to_pt(const ByteSource& input, const ConvertArgs& args, Context& context) {
@@ -129,7 +126,7 @@ int convert_card_to_pt(const ByteSource& input, const ConvertArgs& args, Context
   options.progress = nullptr;
   if (!written) {
     const bool outside = written.error().code == ErrorCode::kIo;
-    return context.fail(written.error(), outside ? output_name(args.output) : blame(written.error(), args));
+    return context.fail(written.error(), outside ? output_name(args.output) : source_blame(written.error(), args));
   }
   if (Status s = (*sink)->commit(); !s) return context.fail(s.error(), output_name(args.output));
   context.detail_speed(start, written->file_size);

@@ -11,9 +11,8 @@
 
 #include "cachecard/records.hpp"
 #include "context.hpp"
-#include "llama_cpp/state_file.hpp"
+#include "formats.hpp"
 #include "output_file.hpp"
-#include "torch/pt_file.hpp"
 
 namespace cachecard::cli {
 namespace {
@@ -133,8 +132,10 @@ InputKind kind_of(std::span<const std::byte> head) {
   const std::size_t size = std::min<std::size_t>(head.size(), 4);
   if (std::memcmp(head.data(), kMagic.data(), size) == 0) return InputKind::kCard;
   if (size == 4 && std::memcmp(head.data() + 1, kMagic.data() + 1, 3) == 0) return InputKind::kCard;
-  if (pytorch::looks_like_pt(head)) return InputKind::kTorch;
-  return llama_cpp::looks_like_state(head) ? InputKind::kState : InputKind::kUnknown;
+  for (const Format& format : formats()) {
+    if (format.recognises(head)) return format.kind;
+  }
+  return InputKind::kUnknown;
 }
 
 namespace {
@@ -159,8 +160,9 @@ Error unknown_input(InputKind kind, std::span<const std::byte> head) {
   for (std::byte b : head.first(std::min<std::size_t>(head.size(), 8))) {
     found += fmt::format("{}{:02x}", found.empty() ? "" : " ", static_cast<unsigned>(b));
   }
-  return {
-      ErrorCode::kForeignInput, 0, {}, "neither a card nor a llama.cpp state nor a PyTorch file: the first bytes are " + found};
+  std::string known = "neither a card";
+  for (const Format& format : formats()) known += fmt::format(" nor {}", format.noun);
+  return {ErrorCode::kForeignInput, 0, {}, fmt::format("{}: the first bytes are {}", known, found)};
 }
 
 Error unknown_input(InputKind kind, const ByteSource& source) {

@@ -43,6 +43,7 @@ class HeadStream final : public ByteStream {
 /// Copies a stream to its end into an unlinked temporary file.
 Result<std::unique_ptr<ByteSource>> spool(ByteStream& stream);
 
+/// What first bytes say. Foreign formats: formats.hpp.
 enum class InputKind { kCard, kState, kTorch, kEmpty, kUnknown };
 InputKind kind_of(std::span<const std::byte> head);
 /// Errors: io, interrupted

@@ -38,8 +38,6 @@ void add_torch_options(CLI::App& command, TorchFlags& flags) {
       ->group(group);
 }
 
-bool is_pt_name(const std::string& path) { return path.ends_with(".pt") || path.ends_with(".pth"); }
-
 std::optional<RopePairing> pairing_of(const TorchFlags& flags) {
   if (flags.pairing.empty()) return std::nullopt;
   return flags.pairing == "interleaved" ? RopePairing::kInterleaved : RopePairing::kHalfSplit;

@@ -23,16 +23,9 @@ struct TorchFlags {
   std::uint32_t sliding_window = 0;
   std::string dtype;  ///< f32, f16 or bf16
   bool libtorch = false;
-
-  bool from_given() const { return !tokens.empty() || sliding_window != 0; }
-  bool to_given() const { return !dtype.empty(); }
-  bool any_given() const { return from_given() || to_given() || !pairing.empty() || libtorch; }
 };
 
 void add_torch_options(CLI::App& command, TorchFlags& flags);
-
-/// Whether an output is a .pt by its name.
-bool is_pt_name(const std::string& path);
 
 std::optional<RopePairing> pairing_of(const TorchFlags& flags);
 std::optional<DType> dtype_of(const TorchFlags& flags);
