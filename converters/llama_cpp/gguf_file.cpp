@@ -11,6 +11,10 @@ constexpr std::uint32_t kGgufMagic = 0x46554747;  // "GGUF"
 constexpr std::uint64_t kMaxKeyBytes = 65535;
 constexpr std::uint64_t kMaxStringBytes = 64u << 20;
 constexpr std::uint32_t kMaxDimensions = 4;
+constexpr std::uint64_t kMaxKeys = 1u << 16;  ///< of either: a few bytes in the file are a hundred in memory
+constexpr std::uint64_t kMaxTensors = 1u << 16;
+constexpr std::uint64_t kMaxKeyBytesInAll = 16u << 20;
+constexpr std::uint64_t kMaxArrayStrings = 1u << 22;  ///< they are walked one by one; vocabularies have a tenth
 constexpr std::size_t kWindowBytes = 256u << 10;
 
 // source: gguf.h enum gguf_type
@@ -67,8 +71,15 @@ Result<std::string> read_string(ForeignReader& reader, std::uint64_t limit, std:
   return text;
 }
 
+Status check_count(std::uint64_t count, std::uint64_t allowed, std::string_view field) {
+  if (count <= allowed) return {};
+  return Error{ErrorCode::kLimitExceeded, kNoOffset, std::string(field),
+               "found " + std::to_string(count) + ", allowed " + std::to_string(allowed)};
+}
+
 Status skip_strings(ForeignReader& reader, std::uint64_t count) {
   auto status = reader.expect(count, sizeof(std::uint64_t), "array.count");
+  if (status) status = check_count(count, kMaxArrayStrings, "array.count");
   for (std::uint64_t i = 0; i < count && status; ++i) {
     auto size = reader.value<std::uint64_t>("string.size");
     if (!size) return size.error();
@@ -149,11 +160,16 @@ Status read_value(ForeignReader& reader, std::uint32_t type, GgufValue& value) {
 
 Status read_keys(ForeignReader& reader, std::uint64_t count, GgufFile& file) {
   auto status = reader.expect(count, 13, "n_kv");  // key of no bytes, type, one byte
+  if (status) status = check_count(count, kMaxKeys, "n_kv");
   if (!status) return status;
+  std::uint64_t key_bytes = 0;
   for (std::uint64_t i = 0; i < count; ++i) {
     const std::uint64_t offset = reader.offset();
     auto key = read_string(reader, kMaxKeyBytes, "key");
     if (!key) return key.error();
+    key_bytes += key->size();
+    status = check_count(key_bytes, kMaxKeyBytesInAll, "bytes of all keys");
+    if (!status) return status;
     auto type = reader.value<std::uint32_t>("value_type");
     if (!type) return type.error();
     const auto [entry, fresh] = file.keys.try_emplace(*key);
@@ -217,6 +233,8 @@ Status place_tensors(ForeignReader& reader, GgufFile& file) {
     return foreign_error(reader.offset(), "general.alignment", std::to_string(alignment));
   }
   const std::uint64_t data = (reader.offset() + alignment - 1) / alignment * alignment;
+  file.alignment = alignment;
+  file.data_offset = data;
   for (auto& tensor : file.tensors) {
     const bool inside = data <= file.file_size && tensor.offset <= file.file_size - data &&
                         tensor.size <= file.file_size - data - tensor.offset;
@@ -275,6 +293,7 @@ Result<GgufFile> read_gguf(const ByteSource& source) {
   auto status = read_keys(reader, *key_count, file);
   if (!status) return status.error();
   status = reader.expect(*tensor_count, 24, "n_tensors");
+  if (status) status = check_count(*tensor_count, kMaxTensors, "n_tensors");
   if (!status) return status.error();
   for (std::uint64_t i = 0; i < *tensor_count; ++i) {
     auto tensor = read_tensor(reader);

@@ -41,6 +41,8 @@ struct GgufFile {
   std::map<std::string, GgufValue> keys;
   std::map<std::string, GgufRange> ranges;  ///< where each key's value lies
   std::vector<GgufTensor> tensors;
+  std::uint64_t alignment = 32;
+  std::uint64_t data_offset = 0;  ///< where tensor data begins
   std::uint64_t file_size = 0;
 
   std::optional<std::uint64_t> u64(const std::string& key) const;

@@ -3,6 +3,7 @@
 #include <optional>
 #include <string>
 
+#include "cachecard/reader.hpp"
 #include "cachecard/writer.hpp"
 #include "context.hpp"
 #include "formats.hpp"
@@ -40,6 +41,7 @@ bool has_card_options(const ConvertArgs& args);
 /// Sources of cards, one for each format: see Format::open.
 Result<OpenedSource> open_state(const ByteSource& input, const SourceArgs& args, std::string& at_fault);
 Result<OpenedSource> open_pt(const ByteSource& input, const SourceArgs& args, std::string& at_fault);
+Result<OpenedSource> open_gguf(const ByteSource& input, const SourceArgs& args, std::string& at_fault);
 
 /// What to blame for an error of a source: the command for what flags say, else the input.
 std::string source_blame(const Error& error, const SourceArgs& args);
@@ -48,6 +50,7 @@ std::string source_blame(const Error& error, const SourceArgs& args);
 int write_converted(const OpenedSource& opened, std::uint64_t input_size, const ConvertArgs& args, Context& context);
 
 int convert_card_to_pt(const ByteSource& input, const ConvertArgs& args, Context& context);
+int convert_card_to_gguf(const ByteSource& input, const ConvertArgs& args, Context& context);
 /// A card becomes a llama.cpp state: its own file again, or one laid out as the flags say.
 int convert_to_state(const ByteSource& input, const ConvertArgs& args, Context& context);
 

@@ -1,17 +1,22 @@
 #include "formats.hpp"
 
 #include "convert.hpp"
+#include "gguf/gguf_cache.hpp"
 #include "llama_cpp/state_file.hpp"
 #include "torch/pt_file.hpp"
 
 namespace cachecard::cli {
 namespace {
 
+constexpr unsigned kTensorOptions = kModelOptions | kTokensOption | kWindowOption | kPairingOption;
+
 const std::vector<Format>& table() {
   static const std::vector<Format> rows{
       {InputKind::kTorch, "torch", "a PyTorch file", {".pt", ".pth"},
-       kModelOptions | kTokensOption | kWindowOption | kPairingOption | kLibtorchOption,
+       kTensorOptions | kLibtorchOption,
        kPairingOption | kDtypeOption | kLibtorchOption, pytorch::looks_like_pt, open_pt, convert_card_to_pt},
+      {InputKind::kGguf, "gguf", "a GGUF cache", {".gguf"}, 0, kDtypeOption, gguf::looks_like_gguf, open_gguf,
+       convert_card_to_gguf},
       {InputKind::kState, "llama.cpp", "a llama.cpp state", {}, kModelOptions | kLayoutOption | kRotatedOption,
        kStateOptions | kLayoutOption | kRotatedOption, llama_cpp::looks_like_state, open_state, convert_to_state},
   };
