@@ -90,14 +90,14 @@ need_server() {
 }
 
 # libllama with headers, compiled from source once (about five minutes on two cores).
-# xxhash and zstandard are for spec/reference/.
-reader_pins="numpy==2.4.6 gguf==0.19.0 xxhash==4.1.0 zstandard==0.25.0"
+# xxhash and zstandard are for spec/reference/; gguf and safetensors read and write what the converters do.
+reader_pins="numpy==2.4.6 gguf==0.19.0 safetensors==0.8.0 xxhash==4.1.0 zstandard==0.25.0"
 libllama_pins="llama-cpp-python==0.3.36 $reader_pins"
 need_libllama() {
   # shellcheck disable=SC2086
   python_has $libllama_pins && return
   # shellcheck disable=SC2086
-  step "fetching numpy, gguf, xxhash and zstandard" pip_install $reader_pins typing-extensions diskcache jinja2 || return
+  step "fetching numpy, gguf, safetensors, xxhash and zstandard" pip_install $reader_pins typing-extensions diskcache jinja2 || return
   step "compiling libllama (about five minutes, once)" \
     env CMAKE_ARGS="-DGGML_NATIVE=ON" CMAKE_BUILD_PARALLEL_LEVEL="$jobs" \
     "$venv_dir/bin/python" -m pip install -q --disable-pip-version-check --no-deps llama-cpp-python==0.3.36

@@ -98,10 +98,12 @@ TEST_CASE("public headers include public headers only", "[unit]") {
 
 TEST_CASE("no converter knows another, and each sees the library's public headers only", "[unit]") {
   // llama_server and llama_live move llama.cpp's states and stand on their converter.
-  // The Python package asks a model's GGUF file who it is, as the command does; gguf reads files as llama_cpp does.
+  // The Python package asks a model's GGUF file who it is, as the command does; gguf reads files as llama_cpp
+  // does; safetensors' tensors are those of a .pt.
   const std::map<std::string, Names> stands_on{
       {"llama_server", {"llama_cpp"}}, {"llama_live", {"llama_cpp"}}, {"python", {"llama_cpp"}},
-      {"gguf", {"llama_cpp"}}};
+      {"gguf", {"llama_cpp"}},
+      {"safetensors", {"torch"}}};
   for (const Include& include : includes_under("converters")) {
     INFO(include.file << " includes " << include.target);
     const std::string from = first_folder(include.file.substr(std::string("converters/").size()));

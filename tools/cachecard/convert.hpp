@@ -42,6 +42,7 @@ bool has_card_options(const ConvertArgs& args);
 Result<OpenedSource> open_state(const ByteSource& input, const SourceArgs& args, std::string& at_fault);
 Result<OpenedSource> open_pt(const ByteSource& input, const SourceArgs& args, std::string& at_fault);
 Result<OpenedSource> open_gguf(const ByteSource& input, const SourceArgs& args, std::string& at_fault);
+Result<OpenedSource> open_safetensors(const ByteSource& input, const SourceArgs& args, std::string& at_fault);
 
 /// What to blame for an error of a source: the command for what flags say, else the input.
 std::string source_blame(const Error& error, const SourceArgs& args);
@@ -51,6 +52,12 @@ int write_converted(const OpenedSource& opened, std::uint64_t input_size, const 
 
 int convert_card_to_pt(const ByteSource& input, const ConvertArgs& args, Context& context);
 int convert_card_to_gguf(const ByteSource& input, const ConvertArgs& args, Context& context);
+int convert_card_to_mlx(const ByteSource& input, const ConvertArgs& args, Context& context);
+int convert_card_to_kvcdn(const ByteSource& input, const ConvertArgs& args, Context& context);
+
+/// The order of RoPE pairs that a card's keys get as tensors: as transformers has the model, unless the user knows better;
+/// nullopt: no layer rotates. Errors: invalid_argument
+Result<std::optional<RopePairing>> transformers_order(const CardReader& card, const TorchFlags& flags);
 /// A card becomes a llama.cpp state: its own file again, or one laid out as the flags say.
 int convert_to_state(const ByteSource& input, const ConvertArgs& args, Context& context);
 

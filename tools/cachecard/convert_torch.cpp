@@ -44,26 +44,9 @@ Result<std::unique_ptr<CacheSource>> source_of(const ByteSource& input, const Pt
   return (*module)->read(input, cache, std::move(facts));
 }
 
-/// The order of RoPE pairs that the .pt gets: as transformers has the card's model.
-Result<std::optional<RopePairing>> target_pairing(const CardReader& card, const TorchFlags& flags) {
-  auto order = RopePairing::kNone;
-  for (const StreamRecord& stream : card.header().streams) {
-    if (stream.rope_pairing != 0) order = static_cast<RopePairing>(stream.rope_pairing);
-  }
-  if (order == RopePairing::kNone) return std::optional<RopePairing>();
-  if (const auto given = pairing_of(flags)) return given;
-  const auto architecture = card.header().identity.text(IdentityField::kArchitecture);
-  const auto known = pytorch::transformers_pairing(architecture.value_or(""), order);
-  if (known) return known;
-  return usage(
-      fmt::format("the card's RoPE pairs are interleaved, and their order in transformers is not known for "
-                  "architecture '{}': give --pairing half-split or interleaved",
-                  printable(architecture.value_or("unknown"))));
-}
-
 Result<PtWriteReport> write(const CardReader& card, const ConvertArgs& args, ByteSink& sink,
                             PtWriteOptions options) {
-  auto pairing = target_pairing(card, args.torch);
+  auto pairing = transformers_order(card, args.torch);
   if (!pairing) return pairing.error();
   options.decode.pairing = *pairing;
   options.dtype = dtype_of(args.torch);
@@ -94,6 +77,22 @@ void report(const CardReader& card, const PtWriteReport& written, const ConvertA
 }
 
 }  // namespace
+
+Result<std::optional<RopePairing>> transformers_order(const CardReader& card, const TorchFlags& flags) {
+  auto order = RopePairing::kNone;
+  for (const StreamRecord& stream : card.header().streams) {
+    if (stream.rope_pairing != 0) order = static_cast<RopePairing>(stream.rope_pairing);
+  }
+  if (order == RopePairing::kNone) return std::optional<RopePairing>();
+  if (const auto given = pairing_of(flags)) return given;
+  const auto architecture = card.header().identity.text(IdentityField::kArchitecture);
+  const auto known = pytorch::transformers_pairing(architecture.value_or(""), order);
+  if (known) return known;
+  return usage(
+      fmt::format("the card's RoPE pairs are interleaved, and their order in transformers is not known for "
+                  "architecture '{}': give --pairing half-split or interleaved",
+                  printable(architecture.value_or("unknown"))));
+}
 
 Result<OpenedSource> open_pt(const ByteSource& input, const SourceArgs& args, std::string&) {
   auto cache = pytorch::read_pt_cache(input);

@@ -3,6 +3,7 @@
 #include "convert.hpp"
 #include "gguf/gguf_cache.hpp"
 #include "llama_cpp/state_file.hpp"
+#include "safetensors/safetensors_file.hpp"
 #include "torch/pt_file.hpp"
 
 namespace cachecard::cli {
@@ -17,6 +18,10 @@ const std::vector<Format>& table() {
        kPairingOption | kDtypeOption | kLibtorchOption, pytorch::looks_like_pt, open_pt, convert_card_to_pt},
       {InputKind::kGguf, "gguf", "a GGUF cache", {".gguf"}, 0, kDtypeOption, gguf::looks_like_gguf, open_gguf,
        convert_card_to_gguf},
+      {InputKind::kSafetensors, "mlx", "a safetensors cache", {".safetensors"}, kTensorOptions, kPairingOption | kDtypeOption,
+       safetensors::looks_like_safetensors, open_safetensors, convert_card_to_mlx},
+      {InputKind::kSafetensors, "kvcdn", "a safetensors cache", {".kv"}, kTensorOptions, kPairingOption | kDtypeOption,
+       nullptr, open_safetensors, convert_card_to_kvcdn},
       {InputKind::kState, "llama.cpp", "a llama.cpp state", {}, kModelOptions | kLayoutOption | kRotatedOption,
        kStateOptions | kLayoutOption | kRotatedOption, llama_cpp::looks_like_state, open_state, convert_to_state},
   };

@@ -60,7 +60,7 @@ struct Format {
   std::vector<std::string_view> suffixes;  ///< of outputs; empty: what a card becomes by default
   unsigned from_options;                   ///< that go with format to card
   unsigned to_options;                     ///< with card to format
-  bool (*recognises)(std::span<const std::byte> head);
+  bool (*recognises)(std::span<const std::byte> head);  ///< null: another row of the kind does
   /// at_fault: set where an error is not the input's. input must outlive the result.
   Result<OpenedSource> (*open)(const ByteSource& input, const SourceArgs& args, std::string& at_fault);
   /// Makes a file of a card. Reports through context, returns the exit code.

@@ -133,7 +133,7 @@ InputKind kind_of(std::span<const std::byte> head) {
   if (std::memcmp(head.data(), kMagic.data(), size) == 0) return InputKind::kCard;
   if (size == 4 && std::memcmp(head.data() + 1, kMagic.data() + 1, 3) == 0) return InputKind::kCard;
   for (const Format& format : formats()) {
-    if (format.recognises(head)) return format.kind;
+    if (format.recognises != nullptr && format.recognises(head)) return format.kind;
   }
   return InputKind::kUnknown;
 }
@@ -161,7 +161,9 @@ Error unknown_input(InputKind kind, std::span<const std::byte> head) {
     found += fmt::format("{}{:02x}", found.empty() ? "" : " ", static_cast<unsigned>(b));
   }
   std::string known = "neither a card";
-  for (const Format& format : formats()) known += fmt::format(" nor {}", format.noun);
+  for (const Format& format : formats()) {
+    if (format.recognises != nullptr) known += fmt::format(" nor {}", format.noun);
+  }
   return {ErrorCode::kForeignInput, 0, {}, fmt::format("{}: the first bytes are {}", known, found)};
 }
 

@@ -146,7 +146,7 @@ Status hold_to_file(const ModelFlags& model, const PtCache& cache, CacheFacts& f
   if (!cache.rope_state) {
     if (given) return {};
     return usage_error(
-        "a .pt does not say its RoPE: give --model FILE.gguf, or --rope neox (pairs half the head apart, as "
+        "the file does not say its RoPE: give --model FILE.gguf, or --rope neox (pairs half the head apart, as "
         "most of "
         "transformers' models), norm (pairs adjacent) or none");
   }

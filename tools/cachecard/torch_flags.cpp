@@ -8,27 +8,38 @@
 
 namespace cachecard::cli {
 
-void add_torch_options(CLI::App& command, TorchFlags& flags) {
-  const std::string group = "PyTorch (.pt)";
+namespace {
+
+constexpr auto kGroup = "Tensors (.pt, .safetensors, .kv)";
+
+}  // namespace
+
+void add_tensor_options(CLI::App& command, TorchFlags& flags) {
+  const std::string group = kGroup;
   command
       .add_option("--tokens", flags.tokens,
-                  "Token ids of a .pt that lists none: decimal numbers, or a JSON array")
+                  "Token ids that the file does not list: decimal numbers, or a JSON array")
       ->type_name("FILE")
       ->group(group);
   command
       .add_option("--pairing", flags.pairing,
-                  "Order of RoPE pairs in the .pt (default: as transformers has the model)")
+                  "Order of RoPE pairs in the file (default: as transformers has the model)")
       ->check(CLI::IsMember({"half-split", "interleaved"}))
       ->type_name("ORDER")
       ->group(group);
   command
       .add_option("--sliding-window", flags.sliding_window,
-                  "Window of those layers of the .pt that hold fewer tokens than others")
+                  "Window of those layers of the file that hold fewer tokens than others")
       ->check(CLI::Range(1u, 1u << 22))
       ->type_name("N")
       ->group(group);
+}
+
+void add_torch_options(CLI::App& command, TorchFlags& flags) {
+  add_tensor_options(command, flags);
+  const std::string group = kGroup;
   command
-      .add_option("--dtype", flags.dtype, "Type of the .pt: f32, f16 or bf16 (default: as the card has it)")
+      .add_option("--dtype", flags.dtype, "Type of the tensors, also of .gguf: f32, f16 or bf16 (default: as the card has it)")
       ->check(CLI::IsMember({"f32", "f16", "bf16"}))
       ->type_name("TYPE")
       ->group(group);

@@ -25,6 +25,9 @@ struct TorchFlags {
   bool libtorch = false;
 };
 
+/// --tokens, --pairing, --sliding-window: what files of tensors do not say.
+void add_tensor_options(CLI::App& command, TorchFlags& flags);
+/// These, --dtype and --libtorch.
 void add_torch_options(CLI::App& command, TorchFlags& flags);
 
 std::optional<RopePairing> pairing_of(const TorchFlags& flags);
