@@ -3,14 +3,16 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 
 #include "output.hpp"
 
 namespace cachecard::cli {
 namespace {
 
-void add_if_different(std::string what, const Json& left, const Json& right, std::vector<Difference>& out) {
-  if (left != right) out.push_back({std::move(what), cell(left), cell(right)});
+void add_if_different(std::string what, const Json& left, const Json& right, std::vector<Difference>& out,
+                      bool values = false) {
+  if (left != right) out.push_back({std::move(what), cell(left), cell(right), values});
 }
 
 void compare_identity(const Identity& left, const Identity& right, std::vector<Difference>& out) {
@@ -27,13 +29,13 @@ void compare_identity(const Identity& left, const Identity& right, std::vector<D
     const auto* a = left.find(static_cast<IdentityField>(field));
     const auto* b = right.find(static_cast<IdentityField>(field));
     if (a != nullptr && b != nullptr && *a == *b) continue;
-    out.push_back({identity_name(field), text(a), text(b)});
+    out.push_back({identity_name(field), text(a), text(b), false});
   }
 }
 
 void compare_header(const CardHeader& left, const CardHeader& right, Comparison& result) {
   auto& out = result.structure;
-  add_if_different("token_count", left.token_count, right.token_count, out);
+  add_if_different("token_count", left.token_count, right.token_count, out, true);
   add_if_different("next_position", left.next_position, right.next_position, out);
   add_if_different("layer_count", left.layer_count, right.layer_count, out);
   add_if_different("restorable", cachecard::name_of(left.restorable), cachecard::name_of(right.restorable),
@@ -51,13 +53,19 @@ void compare_header(const CardHeader& left, const CardHeader& right, Comparison&
   }
 }
 
+bool is_about_values(std::string_view field) {
+  constexpr std::array<std::string_view, 6> kFields{"stream",      "kv_head_count", "head_dim",
+                                                    "first_token", "token_count",   "opaque_size"};
+  return std::find(kFields.begin(), kFields.end(), field) != kFields.end();
+}
+
 /// Differences of streams, alike ones of several layers as one.
 class StreamDifferences {
  public:
   void add(const StreamRecord& stream, const std::string& field, const Json& left, const Json& right) {
     if (left == right) return;
     const std::string kind(cachecard::name_of(static_cast<StreamKind>(stream.stream)));
-    const Difference found{kind + " " + field, cell(left), cell(right)};
+    const Difference found{kind + " " + field, cell(left), cell(right), is_about_values(field)};
     auto group = groups_.begin();
     while (group != groups_.end() && !same(group->difference, found)) ++group;
     if (group == groups_.end()) group = groups_.insert(group, {found, {}});
@@ -68,7 +76,7 @@ class StreamDifferences {
     for (const Group& group : groups_) {
       const char* word = group.layers.size() == 1 ? "layer" : "layers";
       out.push_back({fmt::format("{} of {} {}", group.difference.what, word, ranges(group.layers)),
-                     group.difference.left, group.difference.right});
+                     group.difference.left, group.difference.right, group.difference.values});
     }
   }
 
@@ -98,7 +106,7 @@ void compare_lists(std::string_view what, const std::vector<Item>& left, const s
   if (a == left.end() && b == right.end()) return;
   const auto text = [](auto at, auto end) { return at == end ? "none" : std::to_string(*at); };
   out.push_back({fmt::format("{} from token {} on", what, a - left.begin()), text(a, left.end()),
-                 text(b, right.end())});
+                 text(b, right.end()), true});
 }
 
 Status compare_tokens(const CardReader& left, const CardReader& right, Comparison& result) {
@@ -151,6 +159,25 @@ Status compare_storage(const CardReader& left, const CardReader& right, Comparis
   return {};
 }
 
+/// Makes keys comparable: RoPE where one side has it, the left one's order of pairs. What cannot be done is left: the
+/// records' difference says it.
+void align_keys(CompareSide& left, CompareSide& right) {
+  const StreamRecord& a = left.record();
+  const StreamRecord& b = right.record();
+  if (static_cast<StreamKind>(a.stream) != StreamKind::kKey || a.rope_state == 0 || b.rope_state == 0) return;
+  if (a.rope_state != b.rope_state) {
+    CompareSide& bare = static_cast<RopeState>(a.rope_state) == RopeState::kPreRope ? left : right;
+    if (!bare.card->find(SectionType::kRopeTable)) return;
+    bare.rope_shift = 0;
+  }
+  if (a.rope_pairing == b.rope_pairing || a.rope_pairing == 0 || b.rope_pairing == 0) return;
+  auto span = pytorch::rotated_span(*right.card, b);
+  if (!span) span = pytorch::rotated_span(*left.card, a);
+  if (!span) return;
+  right.pairing = static_cast<RopePairing>(a.rope_pairing);
+  right.rotated = *span;
+}
+
 Status compare_all_streams(const CardReader& left, const CardReader& right, const ParallelFor& parallel,
                            Comparison& result) {
   const CardHeader& a = left.header();
@@ -166,7 +193,11 @@ Status compare_all_streams(const CardReader& left, const CardReader& right, cons
     const StreamRecord& other = b.streams[*j];
     compare_records(stream, other, differences);
     if (stream.kv_head_count != other.kv_head_count || stream.head_dim != other.head_dim) continue;
-    if (Status s = compare_streams(left, i, right, *j, parallel, result.chunks); !s) return s;
+    CompareSide one{&left, i};
+    CompareSide two{&right, *j};
+    align_keys(one, two);
+    result.streams.emplace_back();
+    if (Status s = compare_streams(one, two, parallel, result.chunks, result.streams.back()); !s) return s;
   }
   for (const StreamRecord& stream : b.streams) {
     if (a.stream_index(stream.layer, static_cast<StreamKind>(stream.stream))) continue;
@@ -185,6 +216,17 @@ std::uint64_t Comparison::count(ChunkVerdict verdict) const {
 
 bool Comparison::different() const {
   return !same_root && (!identity.empty() || !structure.empty() || count(ChunkVerdict::kDifferent) > 0);
+}
+
+bool StreamComparison::beyond(double tolerance) const {
+  if (nonfinite > 0 || (stream == StreamKind::kOpaque && differing > 0)) return true;
+  return relative_error > tolerance;
+}
+
+bool Comparison::beyond(double tolerance) const {
+  const auto counts = [](const Difference& difference) { return difference.values; };
+  return std::any_of(structure.begin(), structure.end(), counts) ||
+         std::any_of(streams.begin(), streams.end(), [=](const StreamComparison& s) { return s.beyond(tolerance); });
 }
 
 Result<Comparison> compare(const CardReader& left, const CardReader& right, const ParallelFor& parallel) {

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "cachecard/writer.hpp"
 #include "card_compare.hpp"
 
 namespace cachecard::cli {
@@ -10,12 +11,7 @@ namespace {
 constexpr std::uint64_t kPieceValues = 1u << 22;
 constexpr std::uint64_t kPieceBytes = 1u << 20;
 
-struct Side {
-  const CardReader* card;
-  std::size_t stream;
-
-  const StreamRecord& record() const { return card->header().streams[stream]; }
-};
+using Side = CompareSide;
 
 /// One chunk's work, its result and what went wrong.
 struct Job {
@@ -35,7 +31,7 @@ std::uint64_t first_in_segment(const CardReader& card, const FrameHeader& frame)
 
 /// spec: FORMAT.md#equal-chunks
 bool same_stored(const Job& job) {
-  if (job.other == nullptr) return false;
+  if (job.other == nullptr || job.left.changes_keys() || job.right.changes_keys()) return false;
   const FrameHeader& a = *job.frame;
   const FrameHeader& b = *job.other;
   return a.codec == b.codec && a.dtype == b.dtype && a.compressor == b.compressor &&
@@ -62,26 +58,68 @@ Result<std::vector<float>> values_of(const Side& side, std::uint64_t first, std:
   request.stream = side.stream;
   request.first_token = first;
   request.token_count = count;
+  request.rope_shift = side.rope_shift;
   DecodeTarget target;
   target.base = values.data();
   target.channel_stride = sizeof(float);
   target.head_stride = target.channel_stride * record.head_dim;
   target.token_stride = target.head_stride * record.kv_head_count;
   if (Status s = side.card->decode(request, target); !s) return s.error();
+  if (side.pairing != RopePairing::kNone) {
+    const auto from = static_cast<RopePairing>(record.rope_pairing);
+    pytorch::reorder_pairs(record, side.rotated, count, from, side.pairing, target);
+  }
   return values;
 }
 
-void compare_values(std::span<const float> a, std::span<const float> b, ChunkComparison& result) {
+/// |a - b| / |a| out of squares; 1 where a is zero and b is not.
+double relative(double difference_square, double left_square) {
+  if (difference_square == 0.0) return 0.0;
+  return left_square == 0.0 ? 1.0 : std::sqrt(difference_square / left_square);
+}
+
+/// One token's values.
+void compare_row(std::span<const float> a, std::span<const float> b, std::uint64_t token, ChunkComparison& result) {
+  double left = 0.0;
+  double right = 0.0;
+  double product = 0.0;
+  double difference = 0.0;
   for (std::size_t i = 0; i < a.size(); ++i) {
-    if (std::memcmp(&a[i], &b[i], sizeof(float)) == 0) continue;
-    ++result.differing;
-    const double distance = std::abs(double(a[i]) - double(b[i]));
-    if (std::isfinite(distance)) result.max_abs = std::max(result.max_abs, distance);
+    const double x = a[i];
+    const double y = b[i];
+    const bool same = std::memcmp(&a[i], &b[i], sizeof(float)) == 0;
+    if (!same) ++result.differing;
+    if (!std::isfinite(x) || !std::isfinite(y)) {
+      if (!same) ++result.nonfinite;
+      continue;
+    }
+    result.max_abs = std::max(result.max_abs, std::abs(x - y));
+    left += x * x;
+    right += y * y;
+    product += x * y;
+    difference += (x - y) * (x - y);
+  }
+  result.left_square += left;
+  result.right_square += right;
+  result.product += product;
+  result.difference_square += difference;
+  const double error = relative(difference, left);
+  if (error <= result.worst_error) return;
+  result.worst_error = error;
+  result.worst_token = token;
+}
+
+void compare_values(std::span<const float> a, std::span<const float> b, std::uint64_t first_token, std::uint64_t row,
+                    ChunkComparison& result) {
+  for (std::uint64_t t = 0; t * row < a.size(); ++t) {
+    compare_row(a.subspan(t * row, row), b.subspan(t * row, row), first_token + t, result);
   }
 }
 
-bool same_bytes_compare(const StreamRecord& a, const StreamRecord& b) {
-  return a.dtype == b.dtype && a.hadamard_size == b.hadamard_size;
+bool same_bytes_compare(const Side& left, const Side& right) {
+  const StreamRecord& a = left.record();
+  const StreamRecord& b = right.record();
+  return a.dtype == b.dtype && a.hadamard_size == b.hadamard_size && !left.changes_keys() && !right.changes_keys();
 }
 
 Status compare_decoded(Job& job, std::uint64_t first, std::uint64_t count) {
@@ -93,22 +131,28 @@ Status compare_decoded(Job& job, std::uint64_t first, std::uint64_t count) {
     if (!a) return a.error();
     auto b = values_of(job.right, first + done, size);
     if (!b) return b.error();
-    compare_values(*a, *b, job.result);
+    compare_values(*a, *b, first + done, row, job.result);
   }
+  job.result.measured = true;
   job.result.verdict = job.result.differing == 0 ? ChunkVerdict::kEqualValues : ChunkVerdict::kDifferent;
   return {};
 }
 
 /// The part of the chunk that both cards hold; the rest is a difference of structure.
-Status compare_chunk(Job& job) {
+TokenSpan shared_tokens(const Job& job) {
   const StreamRecord& other = job.right.record();
   const std::uint64_t first = std::max(job.frame->first_token, other.first_token);
   const std::uint64_t end =
       std::min(job.frame->first_token + job.frame->token_count, other.first_token + other.token_count);
-  const std::uint64_t count = end > first ? end - first : 0;
+  return {first, end > first ? end - first : 0};
+}
+
+Status compare_chunk(Job& job) {
+  const StreamRecord& other = job.right.record();
+  const auto [first, count] = shared_tokens(job);
   job.result.value_count = count * row_elements(other);
   if (same_stored(job)) return {};
-  if (same_bytes_compare(job.left.record(), other)) {
+  if (same_bytes_compare(job.left, job.right)) {
     auto a = rows_of(job.left, first, count);
     if (!a) return a.error();
     auto b = rows_of(job.right, first, count);
@@ -117,6 +161,61 @@ Status compare_chunk(Job& job) {
     if (*a == *b) return {};
   }
   return compare_decoded(job, first, count);
+}
+
+/// Norms of a chunk that is equal, for a stream of which others are not.
+Status measure_chunk(Job& job) {
+  if (job.result.measured) return {};
+  const ChunkVerdict verdict = job.result.verdict;
+  const auto [first, count] = shared_tokens(job);
+  Status status = compare_decoded(job, first, count);
+  job.result.verdict = verdict;
+  return status;
+}
+
+using ChunkWork = Status (*)(Job& job);
+
+Status run(std::vector<Job>& jobs, const ParallelFor& parallel, ChunkWork work) {
+  struct Batch {
+    std::vector<Job>& jobs;
+    ChunkWork work;
+  } batch{jobs, work};
+  parallel(
+      jobs.size(),
+      [](void* context, std::size_t index) {
+        auto& b = *static_cast<Batch*>(context);
+        b.jobs[index].status = b.work(b.jobs[index]);
+      },
+      &batch);
+  for (const Job& job : jobs) {
+    if (!job.status) return job.status;
+  }
+  return {};
+}
+
+StreamComparison total_of(const StreamRecord& stream, const std::vector<Job>& jobs) {
+  StreamComparison total;
+  total.layer = stream.layer;
+  total.stream = static_cast<StreamKind>(stream.stream);
+  ChunkComparison sums;
+  for (const Job& job : jobs) {
+    const ChunkComparison& chunk = job.result;
+    total.value_count += chunk.value_count;
+    total.differing += chunk.differing;
+    total.nonfinite += chunk.nonfinite;
+    total.max_abs = std::max(total.max_abs, chunk.max_abs);
+    sums.left_square += chunk.left_square;
+    sums.right_square += chunk.right_square;
+    sums.product += chunk.product;
+    sums.difference_square += chunk.difference_square;
+    if (chunk.worst_error <= total.worst_error) continue;
+    total.worst_error = chunk.worst_error;
+    total.worst_token = chunk.worst_token;
+  }
+  total.relative_error = relative(sums.difference_square, sums.left_square);
+  const double norms = std::sqrt(sums.left_square) * std::sqrt(sums.right_square);
+  if (total.relative_error > 0.0) total.cosine = norms == 0.0 ? 0.0 : sums.product / norms;
+  return total;
 }
 
 Status compare_opaque(const Side& left, const Side& right, ChunkComparison& result) {
@@ -163,32 +262,33 @@ std::string_view name_of(ChunkVerdict verdict) {
   return "unknown";
 }
 
-Status compare_streams(const CardReader& left, std::size_t left_stream, const CardReader& right,
-                       std::size_t right_stream, const ParallelFor& parallel,
-                       std::vector<ChunkComparison>& chunks) {
-  const Side a{&left, left_stream};
-  const Side b{&right, right_stream};
-  if (static_cast<StreamKind>(a.record().stream) == StreamKind::kOpaque) {
-    chunks.push_back(named(a.record()));
-    return compare_opaque(a, b, chunks.back());
+Status compare_streams(const CompareSide& left, const CompareSide& right, const ParallelFor& parallel,
+                       std::vector<ChunkComparison>& chunks, StreamComparison& total) {
+  if (static_cast<StreamKind>(left.record().stream) == StreamKind::kOpaque) {
+    chunks.push_back(named(left.record()));
+    const Status status = compare_opaque(left, right, chunks.back());
+    total.layer = left.record().layer;
+    total.stream = StreamKind::kOpaque;
+    total.value_count = chunks.back().value_count;
+    total.differing = chunks.back().differing;
+    return status;
   }
   std::vector<Job> jobs;
-  for (std::uint32_t index : left.chunks(left_stream)) {
-    const FrameHeader& frame = left.frames()[index];
-    Job job{a, b, &frame, chunk_from(b, frame.first_token), named(a.record()), {}};
+  for (std::uint32_t index : left.card->chunks(left.stream)) {
+    const FrameHeader& frame = left.card->frames()[index];
+    Job job{left, right, &frame, chunk_from(right, frame.first_token), named(left.record()), {}};
     job.result.first_token = frame.first_token;
     job.result.token_count = frame.token_count;
     jobs.push_back(std::move(job));
   }
-  parallel(
-      jobs.size(),
-      [](void* context, std::size_t index) {
-        Job& job = static_cast<Job*>(context)[index];
-        job.status = compare_chunk(job);
-      },
-      jobs.data());
-  for (Job& job : jobs) {
-    if (!job.status) return job.status;
+  if (Status s = run(jobs, parallel, compare_chunk); !s) return s;
+  const bool differs = std::any_of(jobs.begin(), jobs.end(),
+                                   [](const Job& job) { return job.result.verdict == ChunkVerdict::kDifferent; });
+  if (differs) {
+    if (Status s = run(jobs, parallel, measure_chunk); !s) return s;
+  }
+  total = total_of(left.record(), jobs);
+  for (const Job& job : jobs) {
     if (job.result.value_count > 0) chunks.push_back(job.result);
   }
   return {};

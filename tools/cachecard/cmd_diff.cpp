@@ -22,6 +22,11 @@ constexpr std::size_t kRowsShown = 40;
 struct DiffArgs : SourceArgs {
   std::string left;
   std::string right;
+  std::optional<double> tolerance;
+
+  bool differs(const Comparison& result) const {
+    return tolerance ? result.beyond(*tolerance) : result.different();
+  }
 };
 
 /// A card at rest; another cache is made one in a temporary file first.
@@ -67,9 +72,10 @@ Result<OpenCard> open_card(const std::string& path, const DiffArgs& args, std::s
   return opened;
 }
 
-std::string_view verdict_of(const Comparison& result) {
+std::string_view verdict_of(const Comparison& result, const DiffArgs& args) {
   if (result.same_root) return "identical";
-  return result.different() ? "different" : "equal values, stored differently";
+  if (!result.different()) return "equal values, stored differently";
+  return args.differs(result) ? "different" : "different within the tolerance";
 }
 
 std::string differences_text(std::string_view title, const std::vector<Difference>& differences) {
@@ -85,23 +91,29 @@ std::string differences_text(std::string_view title, const std::vector<Differenc
   return text;
 }
 
-std::string chunks_text(const Comparison& result) {
+std::string streams_text(const Comparison& result) {
   constexpr auto kRight = Table::Align::kRight;
   Table table({{"layer", kRight},
                {"stream"},
-               {"tokens", kRight},
                {"values", kRight},
                {"differing", kRight},
-               {"max_abs", kRight}});
+               {"relative error", kRight},
+               {"cosine", kRight},
+               {"max_abs", kRight},
+               {"worst token", kRight},
+               {"its error", kRight}});
   std::size_t rows = 0;
-  for (const ChunkComparison& chunk : result.chunks) {
-    if (chunk.verdict != ChunkVerdict::kDifferent || ++rows > kRowsShown) continue;
-    table.add({std::to_string(chunk.layer), std::string(name_of(chunk.stream)),
-               span_text(chunk.first_token, chunk.token_count), grouped(chunk.value_count),
-               grouped(chunk.differing), fmt::format("{:.3g}", chunk.max_abs)});
+  for (const StreamComparison& stream : result.streams) {
+    if (stream.differing == 0 || ++rows > kRowsShown) continue;
+    const bool opaque = stream.stream == StreamKind::kOpaque;
+    const auto number = [opaque](double value) { return opaque ? std::string("-") : fmt::format("{:.4g}", value); };
+    table.add({std::to_string(stream.layer), std::string(name_of(stream.stream)), grouped(stream.value_count),
+               grouped(stream.differing), number(stream.relative_error),
+               opaque ? "-" : fmt::format("{:.6f}", stream.cosine), number(stream.max_abs),
+               opaque ? "-" : std::to_string(stream.worst_token), number(stream.worst_error)});
   }
   if (table.empty()) return {};
-  std::string text = "\ndifferent chunks\n" + table.text();
+  std::string text = "\ndifferent streams\n" + table.text();
   if (rows > kRowsShown) {
     text += fmt::format("  and {} more (--json has all)\n", rows - kRowsShown);
   }
@@ -112,14 +124,14 @@ std::string diff_text(const Comparison& result, const DiffArgs& args) {
   Facts facts;
   facts.add("left", input_name(args.left));
   facts.add("right", input_name(args.right));
-  facts.add("verdict", verdict_of(result));
+  facts.add("verdict", verdict_of(result, args));
   facts.add("chunks", fmt::format("{} equal, {} of equal values, {} different",
                                   grouped(result.count(ChunkVerdict::kEqual)),
                                   grouped(result.count(ChunkVerdict::kEqualValues)),
                                   grouped(result.count(ChunkVerdict::kDifferent))));
   return facts.text() + differences_text("identity", result.identity) +
          differences_text("structure", result.structure) + differences_text("storage", result.storage) +
-         chunks_text(result);
+         streams_text(result);
 }
 
 Json differences_json(const std::vector<Difference>& differences) {
@@ -130,7 +142,25 @@ Json differences_json(const std::vector<Difference>& differences) {
   return rows;
 }
 
-Json diff_json(const Comparison& result) {
+Json streams_json(const Comparison& result, const DiffArgs& args) {
+  Json rows = Json::array();
+  for (const StreamComparison& stream : result.streams) {
+    rows.push_back({{"layer", stream.layer},
+                    {"stream", name_of(stream.stream)},
+                    {"value_count", stream.value_count},
+                    {"differing", stream.differing},
+                    {"nonfinite", stream.nonfinite},
+                    {"relative_error", stream.relative_error},
+                    {"cosine", stream.cosine},
+                    {"max_abs", stream.max_abs},
+                    {"worst_token", stream.worst_token},
+                    {"worst_token_error", stream.worst_error},
+                    {"beyond_tolerance", stream.beyond(args.tolerance.value_or(0.0))}});
+  }
+  return rows;
+}
+
+Json diff_json(const Comparison& result, const DiffArgs& args) {
   Json chunks = Json::array();
   for (const ChunkComparison& chunk : result.chunks) {
     chunks.push_back({{"layer", chunk.layer},
@@ -143,7 +173,9 @@ Json diff_json(const Comparison& result) {
                       {"max_abs", chunk.max_abs}});
   }
   return {{"different", result.different()},
-          {"verdict", verdict_of(result)},
+          {"verdict", verdict_of(result, args)},
+          {"tolerance", args.tolerance ? Json(*args.tolerance) : Json()},
+          {"beyond_tolerance", args.differs(result)},
           {"same_root", result.same_root},
           {"equal_chunks", result.count(ChunkVerdict::kEqual)},
           {"equal_value_chunks", result.count(ChunkVerdict::kEqualValues)},
@@ -151,6 +183,7 @@ Json diff_json(const Comparison& result) {
           {"identity", differences_json(result.identity)},
           {"structure", differences_json(result.structure)},
           {"storage", differences_json(result.storage)},
+          {"streams", streams_json(result, args)},
           {"chunks", std::move(chunks)}};
 }
 
@@ -168,9 +201,9 @@ int run(const DiffArgs& args, Context& context) {
   Workers workers(context.threads);
   auto result = compare(*left->card, *right->card, workers.parallel());
   if (!result) return context.fail(result.error(), args.left + " and " + args.right);
-  if (result->different()) context.exit_code = kDifferencesExit;
+  if (args.differs(*result)) context.exit_code = kDifferencesExit;
   context.say(diff_text(*result, args));
-  if (context.json) context.say_json(diff_json(*result));
+  if (context.json) context.say_json(diff_json(*result, args));
   return context.exit_code;
 }
 
@@ -179,14 +212,23 @@ int run(const DiffArgs& args, Context& context) {
 void add_diff(CLI::App& app, Context& context) {
   auto args = std::make_shared<DiffArgs>();
   args->command = "diff";
-  CLI::App& command = *app.add_subcommand("diff", "Compare two cards: exit code 9 where they differ");
-  command.add_option("A", args->left, "Card (or state, with --model)")->required();
-  command.add_option("B", args->right, "Card (or state, with --model)")->required();
+  CLI::App& command = *app.add_subcommand("diff", "Compare two caches: exit code 9 where they differ");
+  command.add_option("A", args->left, "Card, or cache of a runtime (see convert)")->required();
+  command.add_option("B", args->right, "Card, or cache of a runtime")->required();
+  command
+      .add_option("--tolerance", args->tolerance,
+                  "Differ only where tokens or shapes do, or a stream's relative error is above this (0.01: 1 %)")
+      ->check(CLI::Range(0.0, 1e9))
+      ->type_name("X");
   add_model_options(command, args->model);
   add_geometry_options(command, args->model);
   command.add_option("--layout", args->layout, "Layout of a state that does not say: 10/3 or 11/4")
       ->check(CLI::IsMember({"10/3", "11/4"}))
       ->type_name("LAYOUT");
+  command.add_option("--rotated", args->rotated, "Whether a quantised 10/3 state is rotated: yes, no")
+      ->check(CLI::IsMember({"yes", "no"}))
+      ->type_name("YES|NO");
+  add_tensor_options(command, args->torch);
   add_threads_option(command, context);
   add_common_options(command, context);
   command.callback([args, &context] { run(*args, context); });
