@@ -11,7 +11,7 @@ export CCACHE_BASEDIR=$root_dir CCACHE_NOHASHDIR=true
 
 build_packages="g++ cmake ninja-build ccache pkg-config libzstd-dev libxxhash-dev libhwy-dev libcli11-dev
   nlohmann-json3-dev libfmt-dev libcpp-httplib-dev python3 python3-venv ca-certificates"
-test_packages="catch2 g++-aarch64-linux-gnu qemu-user libtorch-dev binutils file"
+test_packages="catch2 g++-aarch64-linux-gnu qemu-user libtorch-dev libhdf5-dev hdf5-tools binutils file"
 # OpenBLAS: with the reference BLAS, which python3-torch brings, a pass takes twenty times as long.
 torch_packages="python3-torch python3-numpy libopenblas0-pthread"
 
@@ -119,7 +119,14 @@ need_torch_python() {
   step "fetching its loader of GGUF files" $pip --no-deps $loader_pins
 }
 
-# Only for --plot of tests/fidelity/run.
+# h5py brings an HDF5 of its own: a second reader of what is written.
+h5py_pin="h5py==3.16.0"
+need_h5py() {
+  python_has "$h5py_pin" && return
+  step "fetching h5py" pip_install "$h5py_pin"
+}
+
+# For --plot of tests/fidelity/run, and for the test of tools/examples/plot_card.py.
 matplotlib_pin="matplotlib==3.11.2"
 need_matplotlib() {
   python_has "$matplotlib_pin" && return

@@ -5,6 +5,7 @@ import os
 import pathlib
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 import unittest
@@ -58,6 +59,24 @@ class CommandTest(unittest.TestCase):
     def files(self):
         """Names in the test's folder: nothing else may be left behind."""
         return sorted(path.name for path in self.folder.iterdir() if path.name != "cache")
+
+
+MEASURE = """
+import resource, subprocess, sys
+done = subprocess.run(sys.argv[1:])
+usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(usage.ru_maxrss * 1024, usage.ru_utime + usage.ru_stime)
+sys.exit(done.returncode)
+"""
+
+
+def measured(folder, *arguments):
+    """Runs the command: its exit code, what it said, peak bytes and CPU seconds. A small process starts it, because a
+    child's peak counts what its parent held."""
+    done = subprocess.run([sys.executable, "-S", "-c", MEASURE, CLI, *map(str, arguments)], cwd=folder, env=ENVIRONMENT,
+                          capture_output=True, text=True, timeout=120)
+    peak, seconds = done.stdout.split()[-2:]
+    return done.returncode, done.stderr, int(peak), float(seconds)
 
 
 def wait_for_handler(pid, signal_number=signal.SIGTERM):

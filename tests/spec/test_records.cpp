@@ -297,13 +297,13 @@ TEST_CASE("every place in spec/ that code or a manifest names is there") {
   namespace fs = std::filesystem;
   const fs::path root = CACHECARD_SOURCE_DIR;
   std::map<std::string, std::set<std::string>> known;
-  for (const char* name : {"FORMAT.md", "CODECS.md", "COMPATIBILITY.md", "VECTORS.md", "ERRATA.md"}) {
+  for (const char* name : {"FORMAT.md", "CODECS.md", "COMPATIBILITY.md", "VECTORS.md", "ERRATA.md", "HDF5.md"}) {
     const auto found = spec::anchors(spec::read_spec(name));
     known[name] = {found.begin(), found.end()};
     INFO(name << " has two headings with one anchor");
     CHECK(known[name].size() == found.size());
   }
-  const std::regex place("(FORMAT|CODECS|COMPATIBILITY|VECTORS|ERRATA)\\.md#([A-Za-z0-9_-]+)");
+  const std::regex place("(FORMAT|CODECS|COMPATIBILITY|VECTORS|ERRATA|HDF5)\\.md#([A-Za-z0-9_-]+)");
   const std::regex local("\\]\\(#([A-Za-z0-9_-]+)\\)");
   for (const char* folder : {"libcachecard", "converters", "tools", "fixtures", "tests", "spec"}) {
     for (const auto& entry : fs::recursive_directory_iterator(root / folder)) {

@@ -80,6 +80,7 @@ constexpr OptionGroup kGroups[] = {
     {kPairingOption, "--pairing", [](const ConvertArgs& a) { return !a.torch.pairing.empty(); }},
     {kDtypeOption, "--dtype", [](const ConvertArgs& a) { return !a.torch.dtype.empty(); }},
     {kLibtorchOption, "--libtorch", [](const ConvertArgs& a) { return a.torch.libtorch; }},
+    {kHdf5Options, "--coded, --decoded and --deflate", [](const ConvertArgs& a) { return a.hdf5.any_given(); }},
 };
 
 /// What the input is: as --from says, else as its first bytes do.
@@ -119,7 +120,8 @@ int convert_foreign(const Format& format, const ByteSource& input, const Convert
   if (!opened) {
     return context.fail(opened.error(), at_fault.empty() ? source_blame(opened.error(), args) : at_fault);
   }
-  return write_converted(*opened, input.size(), args, context);
+  return opened->copy ? copy_card(*opened, input.size(), args, context)
+                      : write_converted(*opened, input.size(), args, context);
 }
 
 int run(const ConvertArgs& args, Context& context) {
@@ -166,6 +168,7 @@ void add_convert(CLI::App& app, Context& context) {
   add_card_options(command, *args);
   add_state_options(command, *args);
   add_torch_options(command, args->torch);
+  add_hdf5_options(command, args->hdf5);
   add_dry_run_option(command, context);
   add_threads_option(command, context);
   add_common_options(command, context);

@@ -42,6 +42,11 @@ Result<std::unique_ptr<ByteSource>> card_of(const Format& format, const ByteSour
   if (!opened) return opened.error();
   auto file = UnlinkedFile::create();
   if (!file) return file.error();
+  if (opened->copy) {
+    auto copied = opened->copy(**file, nullptr);
+    if (!copied) return copied.error();
+    return std::unique_ptr<ByteSource>(new UnlinkedSource(std::move(*file)));
+  }
   auto written = opened->restore ? opened->restore(*opened->source, **file, {}) : write_card(*opened->source, **file);
   if (!written) return written.error();
   return std::unique_ptr<ByteSource>(new UnlinkedSource(std::move(*file)));

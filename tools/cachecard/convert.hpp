@@ -7,6 +7,7 @@
 #include "cachecard/writer.hpp"
 #include "context.hpp"
 #include "formats.hpp"
+#include "hdf5_flags.hpp"
 #include "planes_flags.hpp"
 
 namespace cachecard::cli {
@@ -29,6 +30,7 @@ struct ConvertArgs : SourceArgs {
   std::string container;
   std::string v_trans;
   bool server_tokens = false;
+  Hdf5Flags hdf5;
 };
 
 /// yes and no, as --rotated and --v-trans take them; nullopt where the flag was not given.
@@ -43,6 +45,7 @@ Result<OpenedSource> open_state(const ByteSource& input, const SourceArgs& args,
 Result<OpenedSource> open_pt(const ByteSource& input, const SourceArgs& args, std::string& at_fault);
 Result<OpenedSource> open_gguf(const ByteSource& input, const SourceArgs& args, std::string& at_fault);
 Result<OpenedSource> open_safetensors(const ByteSource& input, const SourceArgs& args, std::string& at_fault);
+Result<OpenedSource> open_hdf5(const ByteSource& input, const SourceArgs& args, std::string& at_fault);
 
 /// What to blame for an error of a source: the command for what flags say, else the input.
 std::string source_blame(const Error& error, const SourceArgs& args);
@@ -50,6 +53,10 @@ std::string source_blame(const Error& error, const SourceArgs& args);
 /// Writes a source as the card that the flags ask for. Reports through context.
 int write_converted(const OpenedSource& opened, std::uint64_t input_size, const ConvertArgs& args, Context& context);
 
+/// Writes the card that a file holds as it was. Reports through context.
+int copy_card(const OpenedSource& opened, std::uint64_t input_size, const ConvertArgs& args, Context& context);
+
+int convert_card_to_hdf5(const ByteSource& input, const ConvertArgs& args, Context& context);
 int convert_card_to_pt(const ByteSource& input, const ConvertArgs& args, Context& context);
 int convert_card_to_gguf(const ByteSource& input, const ConvertArgs& args, Context& context);
 int convert_card_to_mlx(const ByteSource& input, const ConvertArgs& args, Context& context);

@@ -62,6 +62,7 @@ Result<CardOptions> card_options(const ConvertArgs& args, const OpenedSource& op
   options.provenance.operation = ProvenanceOp::kConvert;
   options.provenance.time = time->value_or(0);
   options.provenance.text = opened.provenance;
+  options.provenance.parent_root = opened.parent_root;
   return options;
 }
 

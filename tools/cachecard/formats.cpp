@@ -2,6 +2,7 @@
 
 #include "convert.hpp"
 #include "gguf/gguf_cache.hpp"
+#include "hdf5_flags.hpp"
 #include "llama_cpp/state_file.hpp"
 #include "safetensors/safetensors_file.hpp"
 #include "torch/pt_file.hpp"
@@ -18,6 +19,8 @@ const std::vector<Format>& table() {
        kPairingOption | kDtypeOption | kLibtorchOption, pytorch::looks_like_pt, open_pt, convert_card_to_pt},
       {InputKind::kGguf, "gguf", "a GGUF cache", {".gguf"}, 0, kDtypeOption, gguf::looks_like_gguf, open_gguf,
        convert_card_to_gguf},
+      {InputKind::kHdf5, "hdf5", "an HDF5 file", {".h5", ".hdf5"}, 0, kHdf5Options, looks_like_hdf5, open_hdf5,
+       convert_card_to_hdf5},
       {InputKind::kSafetensors, "mlx", "a safetensors cache", {".safetensors"}, kTensorOptions, kPairingOption | kDtypeOption,
        safetensors::looks_like_safetensors, open_safetensors, convert_card_to_mlx},
       {InputKind::kSafetensors, "kvcdn", "a safetensors cache", {".kv"}, kTensorOptions, kPairingOption | kDtypeOption,

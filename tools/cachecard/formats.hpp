@@ -30,7 +30,7 @@ struct SourceArgs {
 
 /// A foreign file as the source of a card.
 struct OpenedSource {
-  std::unique_ptr<CacheSource> source;
+  std::shared_ptr<const CacheSource> source;  ///< null where the file holds a card as it was
   std::string provenance;          ///< what the card was made from, for its provenance
   std::string detail;              ///< the same, for -v
   std::vector<std::string> notes;  ///< what the user should know
@@ -38,6 +38,9 @@ struct OpenedSource {
   /// of the options, only limits, parallel and progress count.
   std::function<Result<WriteReport>(const CacheSource&, ByteSink&, const CardOptions&)> restore{};
   Digest128 root{};  ///< of that card
+  Digest128 parent_root{};  ///< for provenance: of the card whose values these are, where the file names one
+  /// Where the file holds a card as it was: writes it, byte for byte. The sink must not be committed where this fails.
+  std::function<Result<Trailer>(ByteSink&, const std::function<bool(std::uint64_t, std::uint64_t)>&)> copy{};
 };
 
 /// Groups of convert's options that go with some formats only.
@@ -51,6 +54,7 @@ enum FormatOption : unsigned {
   kPairingOption = 1u << 6,  ///< --pairing
   kDtypeOption = 1u << 7,    ///< --dtype
   kLibtorchOption = 1u << 8, ///< --libtorch
+  kHdf5Options = 1u << 9,    ///< --coded, --decoded, --deflate
 };
 
 struct Format {

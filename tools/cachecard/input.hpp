@@ -44,7 +44,7 @@ class HeadStream final : public ByteStream {
 Result<std::unique_ptr<ByteSource>> spool(ByteStream& stream);
 
 /// What first bytes say. Foreign formats: formats.hpp.
-enum class InputKind { kCard, kState, kTorch, kGguf, kSafetensors, kEmpty, kUnknown };
+enum class InputKind { kCard, kState, kTorch, kGguf, kSafetensors, kHdf5, kEmpty, kUnknown };
 InputKind kind_of(std::span<const std::byte> head);
 /// Errors: io, interrupted
 Result<InputKind> kind_of(const ByteSource& source);
