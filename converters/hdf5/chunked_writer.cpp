@@ -87,7 +87,7 @@ Status ChunkedWriter::write(std::uint64_t chunk_index, const Slot& slot) const {
   if (H5Dwrite_chunk(array_.id.get(), H5P_DEFAULT, slot.filter_mask, offset, slot.stored.size(), slot.stored.data()) < 0) {
     return array_.file->error(ErrorCode::kIo, array_.path, "cannot be written");
   }
-  return {};
+  return array_.file->written();
 }
 
 /// Writes the chunks that are full; of the last rows every one.

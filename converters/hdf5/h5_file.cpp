@@ -20,7 +20,8 @@ struct H5File::Driver {
   Info info;
   haddr_t end_of_space;
   haddr_t end_of_file;
-  /// After a failure source and sink are left alone, so that the library can close what it has open.
+  /// After a failed write nothing more is written, and the library is not told: what it cannot flush it never closes, and
+  /// trips over as the process ends. written() is where callers hear of it.
   bool failed = false;
 
   static Driver& of(H5FD_t* file) { return *reinterpret_cast<Driver*>(file); }
@@ -50,15 +51,13 @@ struct H5File::Driver {
 
   herr_t outcome(const Status& status) {
     if (status) return 0;
-    failed = true;
-    *info.failure = status.error();
+    if (!*info.failure) *info.failure = status.error();
     return -1;
   }
 
   /// Behind the end of the file come zeros, as in the library's own driver.
   static herr_t read(H5FD_t* file, H5FD_mem_t, hid_t, haddr_t address, std::size_t size, void* out) {
     Driver& driver = of(file);
-    if (driver.failed) return -1;
     const haddr_t end = driver.end_of_file;
     const std::size_t inside = address >= end ? 0 : std::min<haddr_t>(size, end - address);
     auto* bytes = static_cast<std::byte*>(out);
@@ -66,17 +65,18 @@ struct H5File::Driver {
     if (inside == 0) return 0;
     const std::span<std::byte> wanted(bytes, inside);
     const Info& info = driver.info;
-    return driver.outcome(info.source != nullptr ? info.source->read_at(address, wanted)
-                                                 : info.sink->read_at(address, wanted));
+    const herr_t done = driver.outcome(info.source != nullptr ? info.source->read_at(address, wanted)
+                                                              : info.sink->read_at(address, wanted));
+    return driver.failed ? 0 : done;
   }
   static herr_t write(H5FD_t* file, H5FD_mem_t, hid_t, haddr_t address, std::size_t size, const void* in) {
     Driver& driver = of(file);
     if (driver.failed) return 0;
     if (driver.info.sink == nullptr) return -1;
-    const herr_t done =
-        driver.outcome(driver.info.sink->write_at(address, {static_cast<const std::byte*>(in), size}));
-    if (done >= 0) driver.end_of_file = std::max<haddr_t>(driver.end_of_file, address + size);
-    return done;
+    const Status done = driver.info.sink->write_at(address, {static_cast<const std::byte*>(in), size});
+    driver.failed = driver.outcome(done) < 0;
+    driver.end_of_file = std::max<haddr_t>(driver.end_of_file, address + size);
+    return 0;
   }
   /// The superblock names the end of the space: a file that is shorter counts as truncated.
   static herr_t truncate(H5FD_t* file, hid_t, hbool_t) {
@@ -125,6 +125,8 @@ struct H5File::Driver {
   }
 };
 
+void leave_files_at_exit() { H5dont_atexit(); }
+
 namespace {
 
 /// The library's description of the innermost failure.
@@ -167,6 +169,11 @@ Result<H5File> H5File::create(RandomSink& sink) {
   if (access) file.id_ = Handle(H5Fcreate("card.h5", H5F_ACC_TRUNC, creation.get(), access.get()), H5Fclose);
   if (!file.id_) return file.error(ErrorCode::kIo, "", "the HDF5 file cannot be created");
   return file;
+}
+
+Status H5File::written() const {
+  if (*failure_) return **failure_;
+  return {};
 }
 
 Status H5File::close() {

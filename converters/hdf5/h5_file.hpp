@@ -52,6 +52,8 @@ class H5File {
   hid_t id() const { return id_.get(); }
   /// Makes every byte reach the sink, which is not committed. Errors: those of the sink
   Status close();
+  /// Whether all that was written so far reached the sink, or why not.
+  Status written() const;
   /// Held around the library's calls by what may run on several threads.
   std::mutex& mutex() const { return *mutex_; }
   /// Why the library's last call failed: what source or sink said, else the code and the library's own words.
@@ -66,6 +68,10 @@ class H5File {
   std::unique_ptr<std::mutex> mutex_ = std::make_unique<std::mutex>();
   Handle id_;
 };
+
+/// Keeps the library from tidying up as the process ends, when sources and sinks are gone: for a process of our own. Before
+/// any other call.
+void leave_files_at_exit();
 
 /// An open group or dataset, with its path for messages. Owns: id; file must outlive it
 struct H5Node {

@@ -34,6 +34,7 @@ Result<H5Node> create_group(const H5Node& parent, const std::string& name) {
                Handle(H5Gcreate2(parent.id.get(), name.c_str(), H5P_DEFAULT, creation.get(), H5P_DEFAULT), H5Gclose),
                parent.child(name)};
   if (!group.id) return cannot_write(parent, name);
+  if (Status s = parent.file->written(); !s) return s.error();
   return group;
 }
 
@@ -86,7 +87,7 @@ Status write_array(const H5Node& parent, const std::string& name, hid_t type, st
   if (!bytes.empty() && H5Dwrite(array->id.get(), type, H5S_ALL, H5S_ALL, H5P_DEFAULT, bytes.data()) < 0) {
     return cannot_write(parent, name);
   }
-  return {};
+  return parent.file->written();
 }
 
 Status write_rows(const H5Node& array, hid_t type, std::uint64_t first_row, std::uint64_t row_count,
@@ -102,7 +103,7 @@ Status write_rows(const H5Node& array, hid_t type, std::uint64_t first_row, std:
   if (H5Dwrite(array.id.get(), type, memory.get(), space.get(), H5P_DEFAULT, bytes.data()) < 0) {
     return array.file->error(ErrorCode::kIo, array.path, "cannot be written");
   }
-  return {};
+  return array.file->written();
 }
 
 }  // namespace cachecard::hdf5

@@ -3,6 +3,8 @@
 import csv
 import pathlib
 import re
+import resource
+import signal
 import subprocess
 import sys
 
@@ -224,6 +226,18 @@ class Hdf5Command(CommandTest):
                           ("made.h5", "x.card", "--coded"), ("coded.h5", "x.card", "--zstd"), (card, "x.h5", "--dtype", "f32")):
             self.expect(2, "convert", *arguments)
         self.assertEqual(self.files(), ["coded.h5", "made.card", "made.h5"])
+
+    def test_a_full_disk_is_one_line_and_leaves_nothing(self):
+        card = self.card()
+
+        def full():
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+        for form in ("--coded", "--decoded"):
+            for size in (0, 4096, 16384):
+                self.expect(3, "convert", card, "out.h5", form, preexec_fn=full)
+        self.assertEqual(self.files(), ["made.card"])
 
     def test_what_stood_there_stays_when_it_fails(self):
         (self.folder / "out.h5").write_bytes(b"before")

@@ -165,7 +165,7 @@ TEST_CASE("HDF5 and zlib are seen by the HDF5 converter only", "[unit]") {
         const bool hdf5 = line.starts_with("#include <hdf5") || line.starts_with("#include <H5");
         if (!hdf5 && !line.starts_with("#include <zlib")) continue;
         INFO(file << ": " << line);
-        // Through h5_file.hpp, which the command does not include; of zlib one file's own business.
+        // h5_file.hpp hands it on, and the command does not include that; zlib is one file's own business.
         CHECK((hdf5 ? file.starts_with("converters/hdf5/h5_file.") : file == "converters/hdf5/chunk_filter.cpp"));
       }
     }
