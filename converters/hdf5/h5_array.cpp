@@ -134,7 +134,7 @@ Status H5Array::read_rows(std::uint64_t first_row, std::uint64_t row_count, std:
 }
 
 Status H5Array::read_plain(std::uint64_t first_row, std::uint64_t row_count, std::span<std::byte> out) const {
-  const std::lock_guard lock(node_.file->mutex());
+  const auto lock = node_.file->enter();
   const Handle space(H5Dget_space(node_.id.get()), H5Sclose);
   const hsize_t first[] = {first_row, 0, 0};
   const hsize_t count[] = {row_count, grid_.dims[1], grid_.dims[2]};
@@ -167,7 +167,7 @@ Result<H5Array::Bytes> H5Array::chunk_at(const ChunkGrid::Shape& origin) const {
   std::uint32_t mask = 0;
   Result<std::vector<std::byte>> stored{std::vector<std::byte>()};
   {
-    const std::lock_guard lock(node_.file->mutex());
+    const auto lock = node_.file->enter();
     if (cache_->chunk != nullptr && cache_->origin == origin) return cache_->chunk;
     stored = stored_chunk(origin, mask);
   }
@@ -191,7 +191,7 @@ Result<H5Array::Bytes> H5Array::chunk_at(const ChunkGrid::Shape& origin) const {
     bytes = std::move(plain);
   }
   Bytes shared = std::make_shared<const std::vector<std::byte>>(std::move(bytes));
-  const std::lock_guard lock(node_.file->mutex());
+  const auto lock = node_.file->enter();
   *cache_ = {origin, shared};
   return shared;
 }

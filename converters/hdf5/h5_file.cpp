@@ -171,6 +171,12 @@ Result<H5File> H5File::create(RandomSink& sink) {
   return file;
 }
 
+std::unique_lock<std::mutex> H5File::enter() const {
+  std::unique_lock lock(*mutex_);
+  H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);  // a thread's own in some builds of the library
+  return lock;
+}
+
 Status H5File::written() const {
   if (*failure_) return **failure_;
   return {};

@@ -55,7 +55,7 @@ class H5File {
   /// Whether all that was written so far reached the sink, or why not.
   Status written() const;
   /// Held around the library's calls by what may run on several threads.
-  std::mutex& mutex() const { return *mutex_; }
+  std::unique_lock<std::mutex> enter() const;
   /// Why the library's last call failed: what source or sink said, else the code and the library's own words.
   Error error(ErrorCode code, const std::string& where, const std::string& what) const;
 

@@ -17,6 +17,7 @@ import time
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
 sys.path.insert(0, os.path.join(ROOT, "tools", "handoff"))
+import hdf5_bench  # noqa: E402
 import server_client as client  # noqa: E402
 
 TEXTS = ["agent.txt", "reasoning.txt", "chat1.txt", "story.txt"]
@@ -76,6 +77,8 @@ class Bench:
         self.inspect_time()
         self.threads()
         self.memory()
+        for row in hdf5_bench.rows(self.cli, self.path("raw-4000.card"), self.folder, self.args.runs):
+            self.add(*row)
         self.kernels()
 
     def hand_off(self, server, ids, question):
