@@ -150,7 +150,9 @@ Status set_layer_bits(const CodecFlags& flags, const CardHeader& header, PlanesO
   const bool newest = planes.newest_tokens != 0;
   const double share = static_cast<double>(std::min(planes.newest_tokens, header.token_count)) /
                        static_cast<double>(std::max<std::uint64_t>(header.token_count, 1));
-  auto shared = allocate_bits(weights, std::max(bits / values - share, 1.0), newest ? 7 : 8);
+  const double mean = std::max(bits / values - share, 1.0);
+  // Room for the newest tokens' bit, unless all bits are wanted.
+  auto shared = allocate_bits(weights, mean, newest && mean <= 7.0 ? 7 : 8);
   if (!shared) return shared.error();
   planes.layer_bits.assign(header.layer_count, {planes.key_bits, planes.value_bits});
   for (std::size_t i = 0; i < weights.size(); ++i) {

@@ -55,7 +55,10 @@ def question_text(url, question):
 
 def codec_flags(args):
     """What capture is told: --codec raw keeps every bit, planes as many as --bits says."""
-    return [] if args.codec == "raw" else ["--codec", args.codec, "--bits", args.bits]
+    if args.codec == "raw":
+        return []
+    shared = ["--sensitivity", args.sensitivity] if args.sensitivity else []
+    return ["--codec", args.codec, "--bits", args.bits, "--newest-tokens", "32", *shared]
 
 
 def sender_side(server, args, card):
@@ -156,9 +159,10 @@ def parse_arguments():
     parser.add_argument("--ctx", type=int, default=8192, help="context size of the servers")
     parser.add_argument("--codec", choices=("raw", "planes"), default="planes", help="how the card keeps the values")
     parser.add_argument("--bits", default="4,3", help="planes: bits a value of keys and values")
+    parser.add_argument("--sensitivity", help="what errors of each layer cost: layers then share the bits by it")
     parser.add_argument("--keep", help="keep the card here")
     args = parser.parse_args()
-    for path in (args.cli, args.model, args.text):
+    for path in (args.cli, args.model, args.text, *filter(None, [args.sensitivity])):
         if not os.path.isfile(path):
             raise Failure(f"no such file: {path}")
     return args
