@@ -29,16 +29,18 @@ Status take(Result<T> read, Out& out) {
 
 using Tensors = std::map<std::string_view, const GgufTensor*>;
 
-/// Tensors by name. The data must be as ggml's own reader wants it: each tensor where the one before ends, no name twice,
-/// nothing behind.
+/// Tensors by name. The data must be as ggml's own reader wants it: each tensor where the one before ends, no
+/// name twice, nothing behind.
 Result<Tensors> index_tensors(const GgufFile& file) {
   Tensors tensors;
   std::uint64_t next = file.data_offset;
   for (const GgufTensor& tensor : file.tensors) {
-    if (!tensors.emplace(tensor.name, &tensor).second) return gguf_error("tensor.name", shown(tensor.name) + " occurs twice");
+    if (!tensors.emplace(tensor.name, &tensor).second)
+      return gguf_error("tensor.name", shown(tensor.name) + " occurs twice");
     if (tensor.offset != next) {
-      return gguf_error("tensor.offset", shown(tensor.name) + ": found " + std::to_string(tensor.offset - file.data_offset) +
-                                             ", allowed " + std::to_string(next - file.data_offset) +
+      return gguf_error("tensor.offset", shown(tensor.name) + ": found " +
+                                             std::to_string(tensor.offset - file.data_offset) + ", allowed " +
+                                             std::to_string(next - file.data_offset) +
                                              ", where the tensor before ends");
     }
     next += (tensor.size + file.alignment - 1) / file.alignment * file.alignment;
@@ -48,7 +50,8 @@ Result<Tensors> index_tensors(const GgufFile& file) {
                  std::to_string(next) + " bytes wanted, " + std::to_string(file.file_size) + " are there"};
   }
   if (file.file_size > next) {
-    return gguf_error("tensor.offset", std::to_string(file.file_size - next) + " bytes behind the last tensor");
+    return gguf_error("tensor.offset",
+                      std::to_string(file.file_size - next) + " bytes behind the last tensor");
   }
   return tensors;
 }
@@ -71,8 +74,8 @@ Status read_records(const KeyReader& keys, std::uint64_t most, std::vector<Recor
       if (first) records.resize(values->size());
       first = false;
       if (values->size() != records.size()) {
-        status = gguf_error(key, "found " + std::to_string(values->size()) + " elements, the arrays before have " +
-                                     std::to_string(records.size()));
+        status = gguf_error(key, "found " + std::to_string(values->size()) +
+                                     " elements, the arrays before have " + std::to_string(records.size()));
         return;
       }
       for (std::size_t i = 0; i < records.size(); ++i) records[i].*(field.member) = (*values)[i];
@@ -87,7 +90,8 @@ Result<Restorable> read_restorable(const KeyReader& keys) {
   for (const auto value : {Restorable::kAnyPrefix, Restorable::kWholeOnly, Restorable::kFromCount}) {
     if (*name == name_of(value)) return value;
   }
-  return gguf_error("kv_cache.restorable", "found " + shown(*name) + ", allowed any_prefix, whole_only, from_count");
+  return gguf_error("kv_cache.restorable",
+                    "found " + shown(*name) + ", allowed any_prefix, whole_only, from_count");
 }
 
 /// Fields of a later format, by number and type: "kv_cache.identity.99". A digest is an array of 16 bytes.
@@ -186,14 +190,16 @@ Status read_lists(const KeyReader& keys, GgufCache& cache) {
 Status read_rope(const KeyReader& keys, GgufCache& cache) {
   if (!keys.has("kv_cache.rope.inverse_frequencies")) return {};
   RopeTable table;
-  Status s = take(keys.array<double>("kv_cache.rope.inverse_frequencies", 1u << 16), table.inverse_frequencies);
+  Status s =
+      take(keys.array<double>("kv_cache.rope.inverse_frequencies", 1u << 16), table.inverse_frequencies);
   std::uint32_t pairing = 0;
   if (s) s = take(keys.number<std::uint32_t>("kv_cache.rope.pairing"), pairing);
   if (s) s = take(keys.number<std::uint32_t>("kv_cache.rope.rotated_offset"), table.record.rotated_offset);
   if (s) s = take(keys.number<std::uint32_t>("kv_cache.rope.rotated_width"), table.record.rotated_width);
   if (s) s = take(keys.number<double>("kv_cache.rope.magnitude"), table.record.magnitude);
   if (!s) return s;
-  if (pairing > 2) return gguf_error("kv_cache.rope.pairing", "found " + std::to_string(pairing) + ", allowed 1 and 2");
+  if (pairing > 2)
+    return gguf_error("kv_cache.rope.pairing", "found " + std::to_string(pairing) + ", allowed 1 and 2");
   table.record.pairing = static_cast<std::uint8_t>(pairing);
   table.record.pair_count = static_cast<std::uint32_t>(table.inverse_frequencies.size());
   if (auto checked = parse_rope_table(encode_rope_table(table)); !checked) {
@@ -252,15 +258,18 @@ Status read_form(const ByteSource& source, const Tensors& tensors, const KeyRead
   if (s) s = take(keys.number<std::uint32_t>("cachecard.zstd_level"), form.zstd_level);
   if (!s) return s;
   if (form.zstd_level == 0 || form.zstd_level > 22) {
-    return gguf_error("cachecard.zstd_level", "found " + std::to_string(form.zstd_level) + ", allowed 1 to 22");
+    return gguf_error("cachecard.zstd_level",
+                      "found " + std::to_string(form.zstd_level) + ", allowed 1 to 22");
   }
   const auto digest = digest_from_hex(root);
-  if (!digest) return gguf_error("cachecard.root", "found " + shown(root) + ", allowed are 32 hexadecimal digits");
+  if (!digest)
+    return gguf_error("cachecard.root", "found " + shown(root) + ", allowed are 32 hexadecimal digits");
   form.root = *digest;
   constexpr std::uint64_t kFrameBytes = encoded_size<FrameHeader>();
   const std::uint64_t count = frames->size / kFrameBytes;
   if (count > Limits{}.frame_count) {
-    return Error{ErrorCode::kLimitExceeded, kNoOffset, std::string(kFramesTensor), "found " + std::to_string(count) + " frames"};
+    return Error{ErrorCode::kLimitExceeded, kNoOffset, std::string(kFramesTensor),
+                 "found " + std::to_string(count) + " frames"};
   }
   if (s = check_shape(*frames, kI8Tensor, {kFrameBytes, count}); !s) return s;
   std::vector<std::byte> bytes;
@@ -299,11 +308,13 @@ class GgufSource final : public CacheSource {
                         first_token - stream.first_token <= stream.token_count - token_count;
     const std::uint64_t row = row_bytes(stream, static_cast<DType>(stream.dtype));
     if (!inside || out.size() != token_count * row) {
-      return Error{ErrorCode::kInvalidArgument, kNoOffset, "first_token", "rows outside what the stream holds"};
+      return Error{ErrorCode::kInvalidArgument, kNoOffset, "first_token",
+                   "rows outside what the stream holds"};
     }
     return source_.read_at(cache_.data_offsets[stream_index] + (first_token - stream.first_token) * row, out);
   }
-  Status read_opaque(std::size_t stream_index, std::uint64_t offset, std::span<std::byte> out) const override {
+  Status read_opaque(std::size_t stream_index, std::uint64_t offset,
+                     std::span<std::byte> out) const override {
     return source_.read_at(cache_.data_offsets.at(stream_index) + offset, out);
   }
 
@@ -314,7 +325,9 @@ class GgufSource final : public CacheSource {
 
 }  // namespace
 
-bool looks_like_gguf(std::span<const std::byte> head) { return head.size() >= 4 && std::memcmp(head.data(), "GGUF", 4) == 0; }
+bool looks_like_gguf(std::span<const std::byte> head) {
+  return head.size() >= 4 && std::memcmp(head.data(), "GGUF", 4) == 0;
+}
 
 Result<GgufCache> read_gguf_cache(const ByteSource& source) {
   auto file = llama_cpp::read_gguf(source);
@@ -353,7 +366,9 @@ std::unique_ptr<CacheSource> gguf_source(const ByteSource& source, GgufCache cac
 
 ReadCarried read_carried(const ByteSource& source, const GgufCache& cache) {
   const std::uint64_t first = cache.sections_offset;
-  return [&source, first](std::uint64_t offset, std::span<std::byte> out) { return source.read_at(first + offset, out); };
+  return [&source, first](std::uint64_t offset, std::span<std::byte> out) {
+    return source.read_at(first + offset, out);
+  };
 }
 
 }  // namespace cachecard::gguf

@@ -33,7 +33,9 @@ inline constexpr std::uint32_t kI8Tensor = 24;
 
 /// Tensor data of files that are written here begins at multiples of this, ggml's default.
 inline constexpr std::uint64_t kAlignment = 32;
-constexpr std::uint64_t padded(std::uint64_t size) { return (size + kAlignment - 1) / kAlignment * kAlignment; }
+constexpr std::uint64_t padded(std::uint64_t size) {
+  return (size + kAlignment - 1) / kAlignment * kAlignment;
+}
 
 /// What stands before the data of a GGUF v3 file: keys, then the tensor table.
 class GgufHead {
@@ -54,7 +56,8 @@ class GgufHead {
     append(keys_, std::as_bytes(values));
   }
   /// Its data stands behind that of the tensors before, padded. dims: fastest first.
-  void tensor(std::string_view name, std::span<const std::uint64_t> dims, std::uint32_t type, std::uint64_t size);
+  void tensor(std::string_view name, std::span<const std::uint64_t> dims, std::uint32_t type,
+              std::uint64_t size);
 
   /// Padded: the data begins behind them.
   std::vector<std::byte> bytes() const;

@@ -11,7 +11,9 @@
 namespace cachecard::gguf {
 namespace {
 
-bool is_opaque(const StreamRecord& stream) { return static_cast<StreamKind>(stream.stream) == StreamKind::kOpaque; }
+bool is_opaque(const StreamRecord& stream) {
+  return static_cast<StreamKind>(stream.stream) == StreamKind::kOpaque;
+}
 
 template <class Record>
 void add_records(GgufHead& head, const std::vector<Record>& records) {
@@ -35,7 +37,8 @@ Number number_of(const std::string& bytes) {
 void add_identity(GgufHead& head, const Identity& identity) {
   for (const Identity::Value& value : identity.values()) {
     const IdentityFieldInfo* info = identity_field_info(value.field_id);
-    const std::string key = identity_key(info != nullptr ? std::string(info->name) : std::to_string(value.field_id));
+    const std::string key =
+        identity_key(info != nullptr ? std::string(info->name) : std::to_string(value.field_id));
     switch (value.type) {
       case ValueType::kText:
         head.text(key, value.bytes);

@@ -30,7 +30,8 @@ Result<llama_cpp::GgufArray> KeyReader::array_of(const std::string& key, std::ui
   if (!range) return range.error();
   const auto& array = std::get<llama_cpp::GgufArray>(file_.keys.at(key));
   if (array.element_type != type) {
-    return gguf_error(key, "found elements of type " + type_name(array.element_type) + ", allowed " + type_name(type));
+    return gguf_error(
+        key, "found elements of type " + type_name(array.element_type) + ", allowed " + type_name(type));
   }
   if (array.count > most) {
     return Error{ErrorCode::kLimitExceeded, kNoOffset, key,
@@ -55,8 +56,9 @@ Result<std::string> KeyReader::text(const std::string& key) const {
   if (auto range = range_of(key, kStringType); !range) return range.error();
   const auto& text = std::get<std::string>(file_.keys.at(key));
   if (text.size() <= Limits{}.section_bytes) return text;
-  return Error{ErrorCode::kLimitExceeded, kNoOffset, key,
-               "found " + std::to_string(text.size()) + " bytes, allowed " + std::to_string(Limits{}.section_bytes)};
+  return Error{
+      ErrorCode::kLimitExceeded, kNoOffset, key,
+      "found " + std::to_string(text.size()) + " bytes, allowed " + std::to_string(Limits{}.section_bytes)};
 }
 
 }  // namespace cachecard::gguf

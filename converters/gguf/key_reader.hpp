@@ -27,7 +27,8 @@ class KeyReader {
     auto range = range_of(key, kValueType<T>);
     if (!range) return range.error();
     T value{};
-    if (Status s = source_.read_at(range->offset, std::as_writable_bytes(std::span(&value, 1))); !s) return s.error();
+    if (Status s = source_.read_at(range->offset, std::as_writable_bytes(std::span(&value, 1))); !s)
+      return s.error();
     return value;
   }
   /// Empty where the key is missing.
@@ -37,7 +38,8 @@ class KeyReader {
     auto found = array_of(key, kValueType<T>, most);
     if (!found) return found.error();
     std::vector<T> values(static_cast<std::size_t>(found->count));
-    if (Status s = source_.read_at(found->offset, std::as_writable_bytes(std::span(values))); !s) return s.error();
+    if (Status s = source_.read_at(found->offset, std::as_writable_bytes(std::span(values))); !s)
+      return s.error();
     return values;
   }
 

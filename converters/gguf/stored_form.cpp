@@ -21,7 +21,9 @@ Error form_error(const FrameHeader& frame, std::string detail) {
 
 /// A section that keys say, made of them as a writer would.
 std::vector<std::byte> told_payload(const FrameHeader& frame, const CacheSource& source) {
-  const auto bytes = [](std::span<const std::byte> in) { return std::vector<std::byte>(in.begin(), in.end()); };
+  const auto bytes = [](std::span<const std::byte> in) {
+    return std::vector<std::byte>(in.begin(), in.end());
+  };
   const auto part = [&frame](std::span<const std::int32_t> all) {
     const std::uint64_t first = std::min<std::uint64_t>(frame.first_token, all.size());
     return all.subspan(first, std::min<std::uint64_t>(frame.token_count, all.size() - first));
@@ -52,8 +54,8 @@ FrameHeader bare(FrameHeader frame) {
   return frame;
 }
 
-/// A card does not say its zstd level, and all its chunks have the same one: the first compressed chunk tells it. 3 where
-/// nothing is compressed, or no level gives its bytes.
+/// A card does not say its zstd level, and all its chunks have the same one: the first compressed chunk tells
+/// it. 3 where nothing is compressed, or no level gives its bytes.
 std::uint32_t level_of(const CardReader& card) {
   for (std::size_t i = 0; i < card.frames().size(); ++i) {
     const FrameHeader& frame = card.frames()[i];
@@ -98,7 +100,8 @@ class Restorer {
 Status Restorer::append(const EncodedSection& section) {
   auto written = writer_.append(section);
   if (written) return {};
-  if (written.error().code == ErrorCode::kIo || written.error().code == ErrorCode::kInterrupted) return written.error();
+  if (written.error().code == ErrorCode::kIo || written.error().code == ErrorCode::kInterrupted)
+    return written.error();
   return form_error(section.frame, written.error().message());
 }
 
@@ -127,7 +130,8 @@ Status Restorer::add_told(const FrameHeader& frame) {
   return append(*section);
 }
 
-Result<EncodedSection> Restorer::encode(const FrameHeader& frame, std::size_t slot, std::uint64_t opaque_offset) {
+Result<EncodedSection> Restorer::encode(const FrameHeader& frame, std::size_t slot,
+                                        std::uint64_t opaque_offset) {
   const CardHeader& header = source_.header();
   const auto stream = header.stream_index(frame.layer, static_cast<StreamKind>(frame.stream));
   if (!stream) return form_error(frame, "found a stream that is not there");
@@ -135,10 +139,12 @@ Result<EncodedSection> Restorer::encode(const FrameHeader& frame, std::size_t sl
   const bool opaque = static_cast<StreamKind>(record.stream) == StreamKind::kOpaque;
   const std::uint64_t size =
       opaque ? frame.decoded_size : frame.token_count * row_bytes(record, static_cast<DType>(record.dtype));
-  const bool inside = opaque ? frame.decoded_size <= record.opaque_size - std::min(record.opaque_size, opaque_offset)
-                             : frame.first_token >= record.first_token && frame.token_count <= record.token_count &&
-                                   frame.first_token - record.first_token <= record.token_count - frame.token_count;
-  if (!inside || size > options_.limits.section_bytes) return form_error(frame, "found a span that is not there");
+  const bool inside =
+      opaque ? frame.decoded_size <= record.opaque_size - std::min(record.opaque_size, opaque_offset)
+             : frame.first_token >= record.first_token && frame.token_count <= record.token_count &&
+                   frame.first_token - record.first_token <= record.token_count - frame.token_count;
+  if (!inside || size > options_.limits.section_bytes)
+    return form_error(frame, "found a span that is not there");
   std::vector<std::byte>& rows = rows_[slot];
   rows.resize(size);
   Status read = opaque ? source_.read_opaque(*stream, opaque_offset, rows)
@@ -159,7 +165,8 @@ Status Restorer::add_chunks(std::span<const FrameHeader> frames) {
     if (!stream) return form_error(frame, "found a stream that is not there");
     batch.opaque_offsets.push_back(opaque_done_[*stream]);
     if (static_cast<StreamKind>(frame.stream) != StreamKind::kOpaque) continue;
-    if (frame.decoded_size > options_.limits.section_bytes) return form_error(frame, "found a span that is not there");
+    if (frame.decoded_size > options_.limits.section_bytes)
+      return form_error(frame, "found a span that is not there");
     opaque_done_[*stream] += frame.decoded_size;
   }
   batch.sections.resize(frames.size());
@@ -243,7 +250,8 @@ bool fits(const StoredForm& form, const CacheSource& source) {
   for (const FrameHeader& frame : form.frames) {
     if (is_chunk(frame) || is_carried(frame)) continue;
     // One of each for a segment: else a small file could ask for the same work again and again.
-    if (frame.segment >= segments.size() || !seen.emplace(frame.section_type, frame.segment).second) return false;
+    if (frame.segment >= segments.size() || !seen.emplace(frame.section_type, frame.segment).second)
+      return false;
     const SegmentRecord& segment = segments[frame.segment];
     if (frame.first_token != segment.first_token || frame.token_count != segment.token_count) return false;
     const auto payload = told_payload(frame, source);
@@ -253,10 +261,10 @@ bool fits(const StoredForm& form, const CacheSource& source) {
   return true;
 }
 
-Result<WriteReport> restore_card(const StoredForm& form, const ReadCarried& carried, const CacheSource& source,
-                                 ByteSink& sink, const CardOptions& options) {
-  auto writer =
-      CardWriter::create(sink, source.header(), form.required_features, form.optional_features, options.limits);
+Result<WriteReport> restore_card(const StoredForm& form, const ReadCarried& carried,
+                                 const CacheSource& source, ByteSink& sink, const CardOptions& options) {
+  auto writer = CardWriter::create(sink, source.header(), form.required_features, form.optional_features,
+                                   options.limits);
   if (!writer) return writer.error();
   if (Status s = Restorer(form, carried, source, *writer, options).run(); !s) return s.error();
   return writer->finish(form.predicted_error);

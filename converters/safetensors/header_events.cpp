@@ -22,7 +22,8 @@ bool HeaderEvents::number_unsigned(number_unsigned_t value) {
   auto& numbers = place_ == Place::kShape ? file.tensors.back().shape : offsets_;
   if (place_ != Place::kShape && place_ != Place::kOffsets) return refuse("a number");
   if (numbers.size() == (place_ == Place::kShape ? kMaxDimensions : 2)) {
-    return fail(shown(file.tensors.back().name), place_ == Place::kShape ? "found more than 8 dimensions" : "found more than 2 data_offsets");
+    return fail(shown(file.tensors.back().name),
+                place_ == Place::kShape ? "found more than 8 dimensions" : "found more than 2 data_offsets");
   }
   numbers.push_back(value);
   return true;
@@ -31,7 +32,8 @@ bool HeaderEvents::number_unsigned(number_unsigned_t value) {
 bool HeaderEvents::string(string_t& value) {
   if (place_ == Place::kMetadata) {
     if (file.metadata.size() == kMaxMetadata) return fail("__metadata__", "found more than 16384 entries");
-    if (!file.metadata.emplace(key_, std::move(value)).second) return fail("__metadata__", shown(key_) + " occurs twice");
+    if (!file.metadata.emplace(key_, std::move(value)).second)
+      return fail("__metadata__", shown(key_) + " occurs twice");
     return true;
   }
   if (place_ != Place::kTensor || key_ != "dtype") return refuse("text");
@@ -51,7 +53,8 @@ bool HeaderEvents::start_object(std::size_t) {
     return true;
   }
   if (file.tensors.size() == kMaxTensors) {
-    error = {ErrorCode::kLimitExceeded, kNoOffset, "header", "found more than " + std::to_string(kMaxTensors) + " tensors"};
+    error = {ErrorCode::kLimitExceeded, kNoOffset, "header",
+             "found more than " + std::to_string(kMaxTensors) + " tensors"};
     return false;
   }
   file.tensors.push_back({key_, {}, {}, 0, 0});
@@ -66,7 +69,8 @@ bool HeaderEvents::key(string_t& name) {
   if (place_ != Place::kTensor) return true;
   const std::string_view field = key_;
   const std::string tensor = shown(file.tensors.back().name);
-  if (field != "dtype" && field != "shape" && field != "data_offsets") return fail(tensor, "found the field " + shown(field));
+  if (field != "dtype" && field != "shape" && field != "data_offsets")
+    return fail(tensor, "found the field " + shown(field));
   return fields_.insert(key_).second || fail(tensor, shown(field) + " occurs twice");
 }
 
@@ -76,7 +80,8 @@ bool HeaderEvents::finish_tensor() {
     return fail(shown(tensor.name), "found no dtype, shape and two data_offsets");
   }
   if (offsets_[0] > offsets_[1]) {
-    return fail(shown(tensor.name), "found data_offsets " + std::to_string(offsets_[0]) + " to " + std::to_string(offsets_[1]));
+    return fail(shown(tensor.name),
+                "found data_offsets " + std::to_string(offsets_[0]) + " to " + std::to_string(offsets_[1]));
   }
   tensor.offset = offsets_[0];
   tensor.size = offsets_[1] - offsets_[0];

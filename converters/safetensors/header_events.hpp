@@ -1,16 +1,16 @@
 #pragma once
 
-#include <set>
-
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "safetensors_file.hpp"
 
 namespace cachecard::safetensors {
 
-/// Takes a header's JSON as it is parsed, so that nothing is kept but what a header may hold: an object of tensors
-/// {"dtype": text, "shape": [n...], "data_offsets": [n, n]} and "__metadata__" {text: text}. offsets of its tensors count
-/// from the data.
+/// Takes a header's JSON as it is parsed, so that nothing is kept but what a header may hold: an object of
+/// tensors
+/// {"dtype": text, "shape": [n...], "data_offsets": [n, n]} and "__metadata__" {text: text}. offsets of its
+/// tensors count from the data.
 class HeaderEvents final : public nlohmann::json_sax<nlohmann::json> {
  public:
   SafetensorsFile file;
@@ -28,7 +28,8 @@ class HeaderEvents final : public nlohmann::json_sax<nlohmann::json> {
   bool end_object() override;
   bool start_array(std::size_t) override;
   bool end_array() override;
-  bool parse_error(std::size_t position, const std::string& token, const nlohmann::detail::exception&) override;
+  bool parse_error(std::size_t position, const std::string& token,
+                   const nlohmann::detail::exception&) override;
 
  private:
   enum class Place { kBefore, kFile, kMetadata, kTensor, kShape, kOffsets, kAfter };

@@ -8,7 +8,8 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-/// Parsed, a number takes sixteen bytes for two of the file: this keeps it below 64 MB. Half a million tokens.
+/// Parsed, a number takes sixteen bytes for two of the file: this keeps it below 64 MB. Half a million
+/// tokens.
 constexpr std::uint64_t kMaxSidecarBytes = 4u << 20;
 
 Status check_count(const Json& json, const char* field, std::uint64_t found) {
@@ -24,7 +25,9 @@ Result<std::vector<std::int32_t>> tokens_of(const Json& json) {
   if (!tokens->is_array()) return tensors_error("tokens", "found no array");
   for (const Json& token : *tokens) {
     const std::uint64_t id = token.is_number_unsigned() ? token.get<std::uint64_t>() : ~std::uint64_t{0};
-    if (id > 0x7FFFFFFF) return tensors_error("tokens", "element " + std::to_string(ids.size()) + " is no token id (0 to 2147483647)");
+    if (id > 0x7FFFFFFF)
+      return tensors_error("tokens",
+                           "element " + std::to_string(ids.size()) + " is no token id (0 to 2147483647)");
     ids.push_back(static_cast<std::int32_t>(id));
   }
   return ids;
@@ -56,14 +59,16 @@ Result<std::string> kvcdn_sidecar(const CardReader& card, const TensorWriteRepor
 
 Result<KvcdnSidecar> read_kvcdn_sidecar(const ByteSource& source, const pytorch::PtCache& tensors) {
   if (source.size() > kMaxSidecarBytes) {
-    return Error{ErrorCode::kLimitExceeded, kNoOffset, "sidecar",
-                 "found " + std::to_string(source.size()) + " bytes, allowed " + std::to_string(kMaxSidecarBytes)};
+    return Error{
+        ErrorCode::kLimitExceeded, kNoOffset, "sidecar",
+        "found " + std::to_string(source.size()) + " bytes, allowed " + std::to_string(kMaxSidecarBytes)};
   }
   std::string text(static_cast<std::size_t>(source.size()), '\0');
   if (Status s = source.read_at(0, std::as_writable_bytes(std::span(text))); !s) return s.error();
   const Json json = Json::parse(text, nullptr, false);
   if (!json.is_object()) return tensors_error("sidecar", "found no JSON object");
-  if (json.value("quantized", Json(false)) == Json(true)) return tensors_error("quantized", "found true, allowed false");
+  if (json.value("quantized", Json(false)) == Json(true))
+    return tensors_error("quantized", "found true, allowed false");
   if (Status s = check_count(json, "num_layers", tensors.shapes.size()); !s) return s.error();
   if (Status s = check_count(json, "num_tokens", tensors.shapes.front().token_count); !s) return s.error();
   auto ids = tokens_of(json);

@@ -14,20 +14,23 @@ struct FileType {
   std::string_view name;
   std::uint64_t bytes;
 };
-constexpr std::array kTypes{FileType{"BOOL", 1},    FileType{"U8", 1},      FileType{"I8", 1},  FileType{"F8_E5M2", 1},
-                            FileType{"F8_E4M3", 1}, FileType{"F8_E8M0", 1}, FileType{"I16", 2}, FileType{"U16", 2},
-                            FileType{"F16", 2},     FileType{"BF16", 2},    FileType{"I32", 4}, FileType{"U32", 4},
-                            FileType{"F32", 4},     FileType{"F64", 8},     FileType{"I64", 8}, FileType{"U64", 8},
-                            FileType{"C64", 8}};
+constexpr std::array kTypes{FileType{"BOOL", 1},    FileType{"U8", 1},      FileType{"I8", 1},
+                            FileType{"F8_E5M2", 1}, FileType{"F8_E4M3", 1}, FileType{"F8_E8M0", 1},
+                            FileType{"I16", 2},     FileType{"U16", 2},     FileType{"F16", 2},
+                            FileType{"BF16", 2},    FileType{"I32", 4},     FileType{"U32", 4},
+                            FileType{"F32", 4},     FileType{"F64", 8},     FileType{"I64", 8},
+                            FileType{"U64", 8},     FileType{"C64", 8}};
 
 Status check_size(const SafeTensor& tensor) {
-  const auto type = std::find_if(kTypes.begin(), kTypes.end(), [&](const FileType& t) { return t.name == tensor.dtype; });
+  const auto type =
+      std::find_if(kTypes.begin(), kTypes.end(), [&](const FileType& t) { return t.name == tensor.dtype; });
   if (type == kTypes.end()) {
     return tensors_error(shown(tensor.name), "found dtype " + shown(tensor.dtype) + ", which is not known");
   }
   std::uint64_t size = type->bytes;
   for (const std::uint64_t dim : tensor.shape) {
-    if (dim != 0 && size > ~std::uint64_t{0} / dim) return tensors_error(shown(tensor.name), "its shape has no possible size");
+    if (dim != 0 && size > ~std::uint64_t{0} / dim)
+      return tensors_error(shown(tensor.name), "its shape has no possible size");
     size *= dim;
   }
   if (size == tensor.size) return {};
@@ -44,13 +47,14 @@ Status place(SafetensorsFile& file, std::uint64_t data_offset, std::uint64_t dat
   for (SafeTensor& tensor : file.tensors) {
     if (Status s = check_size(tensor); !s) return s;
     if (tensor.offset != next) {
-      return tensors_error(shown(tensor.name), "found data_offsets from " + std::to_string(tensor.offset) + ", allowed " +
-                                                   std::to_string(next) + ": tensors neither overlap nor leave gaps");
+      return tensors_error(shown(tensor.name), "found data_offsets from " + std::to_string(tensor.offset) +
+                                                   ", allowed " + std::to_string(next) +
+                                                   ": tensors neither overlap nor leave gaps");
     }
     if (tensor.size > data_size - next) {
       return Error{ErrorCode::kTruncated, kNoOffset, shown(tensor.name),
-                   "it ends at " + std::to_string(next + tensor.size) + ", the file has " + std::to_string(data_size) +
-                       " bytes of data"};
+                   "it ends at " + std::to_string(next + tensor.size) + ", the file has " +
+                       std::to_string(data_size) + " bytes of data"};
     }
     next += tensor.size;
     tensor.offset += data_offset;
@@ -82,8 +86,9 @@ Result<SafetensorsFile> read_safetensors(const ByteSource& source) {
                  "found " + std::to_string(size) + " bytes, allowed " + std::to_string(kMaxHeaderBytes)};
   }
   if (size > source.size() - sizeof(size)) {
-    return Error{ErrorCode::kTruncated, 0, "header",
-                 std::to_string(size) + " bytes wanted, " + std::to_string(source.size() - sizeof(size)) + " left"};
+    return Error{
+        ErrorCode::kTruncated, 0, "header",
+        std::to_string(size) + " bytes wanted, " + std::to_string(source.size() - sizeof(size)) + " left"};
   }
   std::string text(static_cast<std::size_t>(size), '\0');
   if (Status s = source.read_at(sizeof(size), std::as_writable_bytes(std::span(text))); !s) return s.error();

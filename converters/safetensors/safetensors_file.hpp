@@ -38,8 +38,8 @@ inline constexpr std::uint64_t kMaxHeaderBytes = 2u << 20;
 /// Whether the first bytes look like a header's length and the header's first character.
 bool looks_like_safetensors(std::span<const std::byte> head);
 
-/// Reads the header. Tensors must tile the data: no overlap, no gap, nothing behind them; no name occurs twice.
-/// Errors: foreign_input, truncated, limit_exceeded, io
+/// Reads the header. Tensors must tile the data: no overlap, no gap, nothing behind them; no name occurs
+/// twice. Errors: foreign_input, truncated, limit_exceeded, io
 Result<SafetensorsFile> read_safetensors(const ByteSource& source);
 
 /// nullopt for a type that no cache holds.

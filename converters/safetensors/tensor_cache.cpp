@@ -21,7 +21,8 @@ struct TensorRole {
 std::optional<std::uint64_t> number_of(std::string_view text) {
   std::uint64_t number = 0;
   const auto [next, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  const bool plain = error == std::errc() && next == text.data() + text.size() && std::to_string(number) == text;
+  const bool plain =
+      error == std::errc() && next == text.data() + text.size() && std::to_string(number) == text;
   return plain ? std::optional(number) : std::nullopt;
 }
 
@@ -41,26 +42,32 @@ std::optional<TensorRole> role_of(std::string_view name) {
 }
 
 Error unknown_name(std::string_view name) {
-  const bool kvcdn = (name.starts_with("k_") || name.starts_with("v_")) && (name.ends_with("_q") || name.ends_with("_s"));
+  const bool kvcdn =
+      (name.starts_with("k_") || name.starts_with("v_")) && (name.ends_with("_q") || name.ends_with("_s"));
   const std::size_t dots = static_cast<std::size_t>(std::count(name.begin(), name.end(), '.'));
-  if (kvcdn) return tensors_error(shown(name), "quantised caches of kvcdn are not read: save it as F16, BF16 or F32");
+  if (kvcdn)
+    return tensors_error(shown(name), "quantised caches of kvcdn are not read: save it as F16, BF16 or F32");
   if (dots == 2 && number_of(name.substr(0, name.find('.')))) {
     return tensors_error(shown(name), "quantised caches of mlx-lm are not read");
   }
-  return tensors_error(shown(name), "found a tensor that is no part of a cache, allowed are k_0, v_0, ... (kvcdn) and 0.0, 0.1, 1.0, ... (mlx-lm)");
+  return tensors_error(shown(name),
+                       "found a tensor that is no part of a cache, allowed are k_0, v_0, ... (kvcdn) and "
+                       "0.0, 0.1, 1.0, ... (mlx-lm)");
 }
 
 /// Rows [token][head][channel] lie in a tensor [1, heads, tokens, channels].
 Result<pytorch::PtTensor> tensor_of(const SafeTensor& tensor) {
   if (!dtype_of(tensor.dtype)) {
-    return tensors_error(shown(tensor.name), "found dtype " + shown(tensor.dtype) + ", allowed F32, F16, BF16");
+    return tensors_error(shown(tensor.name),
+                         "found dtype " + shown(tensor.dtype) + ", allowed F32, F16, BF16");
   }
-  const bool fits = tensor.shape.size() == 4 && tensor.shape[0] == 1 && tensor.size > 0 && tensor.shape[1] <= (1u << 20) &&
-                    tensor.shape[3] <= (1u << 20);
+  const bool fits = tensor.shape.size() == 4 && tensor.shape[0] == 1 && tensor.size > 0 &&
+                    tensor.shape[1] <= (1u << 20) && tensor.shape[3] <= (1u << 20);
   if (!fits) {
     std::string text;
     for (const std::uint64_t dim : tensor.shape) text += (text.empty() ? "" : ", ") + std::to_string(dim);
-    return tensors_error(shown(tensor.name), "found shape [" + text + "], allowed [1, heads, tokens, head_dim]");
+    return tensors_error(shown(tensor.name),
+                         "found shape [" + text + "], allowed [1, heads, tokens, head_dim]");
   }
   pytorch::PtTensor out;
   out.offset = tensor.offset;
@@ -92,10 +99,12 @@ Result<Layers> find_layers(const SafetensorsFile& file) {
     if (!role) return unknown_name(tensor.name);
     if (first) layers.naming = role->naming;
     first = false;
-    if (role->naming != layers.naming) return tensors_error(shown(tensor.name), "found names of kvcdn and of mlx-lm in one file");
+    if (role->naming != layers.naming)
+      return tensors_error(shown(tensor.name), "found names of kvcdn and of mlx-lm in one file");
     if (role->layer >= file.tensors.size()) {
-      return tensors_error(shown(tensor.name), "found layer " + std::to_string(role->layer) + " in a file of " +
-                                                   std::to_string(file.tensors.size()) + " tensors");
+      return tensors_error(shown(tensor.name), "found layer " + std::to_string(role->layer) +
+                                                   " in a file of " + std::to_string(file.tensors.size()) +
+                                                   " tensors");
     }
     auto& side = layers.parts[role->part];
     if (side.size() <= role->layer) side.resize(role->layer + 1);
@@ -107,13 +116,14 @@ Result<Layers> find_layers(const SafetensorsFile& file) {
   for (auto& side : layers.parts) side.resize(count);
   for (std::size_t i = 0; i < count; ++i) {
     if (layers.keys()[i] != nullptr && layers.values()[i] != nullptr) continue;
-    return tensors_error("header", "layer " + std::to_string(i) + " has no " + (layers.keys()[i] == nullptr ? "keys" : "values"));
+    return tensors_error("header", "layer " + std::to_string(i) + " has no " +
+                                       (layers.keys()[i] == nullptr ? "keys" : "values"));
   }
   return layers;
 }
 
-/// Where mlx-lm puts the user's metadata and the classes of caches. It flattens a list: since 0.32 [metadata, classes,
-/// scalars], of which the first scalar is "", before [states, metadata, classes].
+/// Where mlx-lm puts the user's metadata and the classes of caches. It flattens a list: since 0.32 [metadata,
+/// classes, scalars], of which the first scalar is "", before [states, metadata, classes].
 struct MlxKeys {
   std::string_view user;
   std::string_view classes;
@@ -129,31 +139,37 @@ Status check_classes(const SafetensorsFile& file) {
   for (const auto& [key, value] : file.metadata) {
     if (!key.starts_with(keys.classes) || !number_of(std::string_view(key).substr(2))) continue;
     if (value == "KVCache" || value == "ConcatenateKVCache") continue;
-    return tensors_error("__metadata__ " + shown(key), "found a cache of class " + shown(value) + ", allowed KVCache");
+    return tensors_error("__metadata__ " + shown(key),
+                         "found a cache of class " + shown(value) + ", allowed KVCache");
   }
   return {};
 }
 
-/// Tokens that a layer's tensors really hold: mlx-lm's have room for more, and a tensor of one number says how many.
+/// Tokens that a layer's tensors really hold: mlx-lm's have room for more, and a tensor of one number says
+/// how many.
 Result<std::uint64_t> held_tokens(const ByteSource& source, const SafeTensor* offset, std::uint64_t room) {
   if (offset == nullptr) return room;
   std::int64_t held = 0;
   std::int32_t narrow = 0;
   const bool wide = offset->dtype == "I64";
   if ((!wide && offset->dtype != "I32") || offset->size != (wide ? sizeof(held) : sizeof(narrow))) {
-    return tensors_error(shown(offset->name), "found " + shown(offset->dtype) + ", " + std::to_string(offset->size) +
+    return tensors_error(shown(offset->name), "found " + shown(offset->dtype) + ", " +
+                                                  std::to_string(offset->size) +
                                                   " bytes, allowed is one number, I32 or I64");
   }
-  auto out = wide ? std::as_writable_bytes(std::span(&held, 1)) : std::as_writable_bytes(std::span(&narrow, 1));
+  auto out =
+      wide ? std::as_writable_bytes(std::span(&held, 1)) : std::as_writable_bytes(std::span(&narrow, 1));
   if (Status s = source.read_at(offset->offset, out); !s) return s.error();
   if (!wide) held = narrow;
   if (held > 0 && static_cast<std::uint64_t>(held) <= room) return static_cast<std::uint64_t>(held);
-  return tensors_error(shown(offset->name), "found " + std::to_string(held) + " tokens, allowed 1 to " + std::to_string(room));
+  return tensors_error(shown(offset->name),
+                       "found " + std::to_string(held) + " tokens, allowed 1 to " + std::to_string(room));
 }
 
 class TextSource final : public CacheSource {
  public:
-  TextSource(std::unique_ptr<CacheSource> source, std::string text) : source_(std::move(source)), text_(std::move(text)) {}
+  TextSource(std::unique_ptr<CacheSource> source, std::string text)
+      : source_(std::move(source)), text_(std::move(text)) {}
   const CardHeader& header() const override { return source_->header(); }
   std::span<const std::int32_t> token_ids() const override { return source_->token_ids(); }
   std::span<const std::int32_t> positions() const override { return source_->positions(); }
@@ -190,8 +206,10 @@ Result<TensorCache> read_tensor_cache(const ByteSource& source) {
     if (!key) return key.error();
     auto value = tensor_of(values);
     if (!value) return value.error();
-    if (key->shape.head_count != value->shape.head_count || key->shape.token_count != value->shape.token_count) {
-      return tensors_error("layer " + std::to_string(i), "found keys and values of different heads or tokens");
+    if (key->shape.head_count != value->shape.head_count ||
+        key->shape.token_count != value->shape.token_count) {
+      return tensors_error("layer " + std::to_string(i),
+                           "found keys and values of different heads or tokens");
     }
     auto held = held_tokens(source, layers->parts[TensorRole::kOffset][i], key->shape.token_count);
     if (!held) return held.error();

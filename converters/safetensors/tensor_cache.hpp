@@ -10,7 +10,8 @@
 
 namespace cachecard::safetensors {
 
-/// How tensors are called. source: kvcdn-cli src/local/kv_io.rs; mlx-lm models/cache.py, mlx.utils.tree_flatten
+/// How tensors are called. source: kvcdn-cli src/local/kv_io.rs; mlx-lm models/cache.py,
+/// mlx.utils.tree_flatten
 enum class Naming {
   kMlx,    ///< "3.0" and "3.1": keys and values of layer 3; "3.2": how many tokens they hold
   kKvcdn,  ///< "k_3" and "v_3"
@@ -23,7 +24,8 @@ struct TensorCache {
   std::map<std::string, std::string> metadata;  ///< what the user of mlx-lm put in: "model"
 };
 
-/// Errors: foreign_input (what, where, found, allowed; quantised and rotating caches by name), and read_safetensors'
+/// Errors: foreign_input (what, where, found, allowed; quantised and rotating caches by name), and
+/// read_safetensors'
 Result<TensorCache> read_tensor_cache(const ByteSource& source);
 
 /// The cache as a source of a card, with the text that its tokens were made of (empty: unknown).

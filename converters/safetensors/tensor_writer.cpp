@@ -28,8 +28,8 @@ Status check_places(const CardReader& card) {
   for (const StreamRecord& stream : header.streams) {
     if (stream.first_token == 0 && stream.token_count == header.token_count) continue;
     return Error{ErrorCode::kNotRestorable, kNoOffset, "stream.token_count",
-                 "layer " + std::to_string(stream.layer) + " holds " + std::to_string(stream.token_count) + " of " +
-                     std::to_string(header.token_count) + " tokens, which these files cannot say"};
+                 "layer " + std::to_string(stream.layer) + " holds " + std::to_string(stream.token_count) +
+                     " of " + std::to_string(header.token_count) + " tokens, which these files cannot say"};
   }
   auto runs = card.positions();
   if (!runs) return runs.error();
@@ -47,7 +47,8 @@ Result<std::vector<Tensor>> plan(const CardReader& card, const TensorWriteOption
   const CardHeader& header = card.header();
   auto layers = pytorch::card_layers(header);
   if (!layers) return layers.error();
-  if (header.token_count == 0) return Error{ErrorCode::kPartialCard, kNoOffset, "header.token_count", "the card has no tokens"};
+  if (header.token_count == 0)
+    return Error{ErrorCode::kPartialCard, kNoOffset, "header.token_count", "the card has no tokens"};
   if (Status s = check_places(card); !s) return s.error();
   std::vector<Tensor> tensors;
   for (std::size_t i = 0; i < layers->size(); ++i) {
@@ -89,7 +90,8 @@ std::string header_text(const CardHeader& header, const std::vector<Tensor>& ten
     offset += tensor.size;
   }
   for (std::uint32_t i = 0; naming == Naming::kMlx && i < header.layer_count; ++i) {
-    json[std::to_string(i) + ".2"] = {{"dtype", "I32"}, {"shape", Json::array()}, {"data_offsets", {offset, offset + 4}}};
+    json[std::to_string(i) + ".2"] = {
+        {"dtype", "I32"}, {"shape", Json::array()}, {"data_offsets", {offset, offset + 4}}};
     offset += 4;
   }
   std::string text = json.dump();
@@ -98,7 +100,8 @@ std::string header_text(const CardHeader& header, const std::vector<Tensor>& ten
 }
 
 /// One stream as its tensor has it: [head][token][channel].
-Result<std::vector<std::byte>> decode(const CardReader& card, const Tensor& tensor, const pytorch::DecodeOptions& options) {
+Result<std::vector<std::byte>> decode(const CardReader& card, const Tensor& tensor,
+                                      const pytorch::DecodeOptions& options) {
   const StreamRecord& stream = card.header().streams[tensor.stream];
   std::vector<std::byte> bytes(tensor.size);
   DecodeTarget target;
@@ -113,7 +116,8 @@ Result<std::vector<std::byte>> decode(const CardReader& card, const Tensor& tens
 
 }  // namespace
 
-Result<TensorWriteReport> write_safetensors(const CardReader& card, ByteSink& sink, const TensorWriteOptions& options) {
+Result<TensorWriteReport> write_safetensors(const CardReader& card, ByteSink& sink,
+                                            const TensorWriteOptions& options) {
   auto tensors = plan(card, options);
   if (!tensors) return tensors.error();
   const std::string text = header_text(card.header(), *tensors, options.naming);
@@ -135,7 +139,8 @@ Result<TensorWriteReport> write_safetensors(const CardReader& card, ByteSink& si
   const std::vector<std::int32_t> held(options.naming == Naming::kMlx ? card.header().layer_count : 0,
                                        static_cast<std::int32_t>(card.header().token_count));
   if (Status s = sink.write(std::as_bytes(std::span(held))); !s) return s.error();
-  return TensorWriteReport{sizeof(text_size) + text_size + total + held.size() * sizeof(held[0]), std::string(name_of_dtype(tensors->front().dtype))};
+  return TensorWriteReport{sizeof(text_size) + text_size + total + held.size() * sizeof(held[0]),
+                           std::string(name_of_dtype(tensors->front().dtype))};
 }
 
 }  // namespace cachecard::safetensors

@@ -21,11 +21,13 @@ struct TensorWriteReport {
   std::string dtype;  ///< of layer 0's keys: "F16"
 };
 
-/// Writes a card's keys and values as tensors [1, heads, tokens, head_dim]. One forward pass; memory: one tensor. The sink
-/// is not committed.
-/// Errors: what these files have no place for: partial_card, not_restorable (layers that lack tokens, positions that
-///         are not 0, 1, 2, ...), geometry_mismatch (latent, opaque); those of decode and the sink, interrupted
-Result<TensorWriteReport> write_safetensors(const CardReader& card, ByteSink& sink, const TensorWriteOptions& options);
+/// Writes a card's keys and values as tensors [1, heads, tokens, head_dim]. One forward pass; memory: one
+/// tensor. The sink is not committed. Errors: what these files have no place for: partial_card,
+/// not_restorable (layers that lack tokens, positions that
+///         are not 0, 1, 2, ...), geometry_mismatch (latent, opaque); those of decode and the sink,
+///         interrupted
+Result<TensorWriteReport> write_safetensors(const CardReader& card, ByteSink& sink,
+                                            const TensorWriteOptions& options);
 
 /// What kvcdn keeps beside a file, in <file>.json. source: kvcdn-cli src/local/kv_io.rs KVArtifact
 /// Errors: CardReader's

@@ -12,7 +12,8 @@ namespace cachecard::gguf::test {
 /// An opened card of fixtures/valid, or of an absolute path.
 struct ValidCard {
   explicit ValidCard(const std::filesystem::path& path)
-      : file(std::move(*open_file((std::filesystem::path(CACHECARD_FIXTURES_DIR) / "valid" / path).string()))) {
+      : file(std::move(
+            *open_file((std::filesystem::path(CACHECARD_FIXTURES_DIR) / "valid" / path).string()))) {
     auto opened = CardReader::open(*file);
     REQUIRE(opened);
     card.emplace(std::move(*opened));

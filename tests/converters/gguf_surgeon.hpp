@@ -63,7 +63,9 @@ struct GgufSurgeon {
 
   Bytes bytes(std::uint64_t alignment = kAlignment) const {
     std::string out = "GGUF";  // g++ 12 sees overflows in vectors of bytes where none are
-    const auto put = [&out](const auto& value) { out.append(reinterpret_cast<const char*>(&value), sizeof(value)); };
+    const auto put = [&out](const auto& value) {
+      out.append(reinterpret_cast<const char*>(&value), sizeof(value));
+    };
     const auto text = [&](const std::string& value) {
       put(std::uint64_t{value.size()});
       out += value;

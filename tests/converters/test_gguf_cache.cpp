@@ -10,7 +10,8 @@ namespace {
 
 template <class Visit>
 void for_each_valid_card(const Visit& visit) {
-  for (const auto& entry : std::filesystem::directory_iterator(std::string(CACHECARD_FIXTURES_DIR) + "/valid")) {
+  for (const auto& entry :
+       std::filesystem::directory_iterator(std::string(CACHECARD_FIXTURES_DIR) + "/valid")) {
     if (entry.path().extension() != ".card") continue;
     INFO(entry.path().filename().string());
     const ValidCard valid(entry.path());
@@ -23,7 +24,8 @@ bool exact(const CardReader& card) {
   const auto header = encode_header(card.header());
   if (!header || header->size() != card.prologue().header_size) return false;
   for (const FrameHeader& frame : card.frames()) {
-    if (frame.section_type == static_cast<std::uint16_t>(SectionType::kChunk) && frame.codec > 1) return false;
+    if (frame.section_type == static_cast<std::uint16_t>(SectionType::kChunk) && frame.codec > 1)
+      return false;
   }
   return true;
 }

@@ -55,31 +55,48 @@ TEST_CASE("a GGUF cache with one defect is refused by its name", "[converters]")
   };
   for (const Case& c : {
            Case{"'cache_k_l0' occurs twice", [](GgufSurgeon& f) { f.tensors[1].name = f.tensors[0].name; }},
-           Case{"'general.type' occurs twice", [](GgufSurgeon& f) { f.keys.push_back(f.key("general.type")); }},
+           Case{"'general.type' occurs twice",
+                [](GgufSurgeon& f) { f.keys.push_back(f.key("general.type")); }},
            Case{"where the tensor before ends",  // a gap
                 [](GgufSurgeon& f) {
                   for (std::size_t i = 1; i < f.tensors.size(); ++i) f.tensors[i].offset += 32;
                   f.data.resize(f.data.size() + 32);
                 }},
-           Case{"where the tensor before ends", [](GgufSurgeon& f) { f.tensors[1].offset = 0; }},   // overlap
-           Case{"where the tensor before ends", [](GgufSurgeon& f) { f.tensors[1].offset -= 2; }},  // not aligned
+           Case{"where the tensor before ends", [](GgufSurgeon& f) { f.tensors[1].offset = 0; }},  // overlap
+           Case{"where the tensor before ends",
+                [](GgufSurgeon& f) { f.tensors[1].offset -= 2; }},  // not aligned
            Case{"truncated", [](GgufSurgeon& f) { f.tensors.back().offset = 1ull << 60; }},
-           Case{"'cache_k_l0' has no possible size", [](GgufSurgeon& f) { f.tensors[0].dims = {1ull << 40, 1ull << 40}; }},
+           Case{"'cache_k_l0' has no possible size",
+                [](GgufSurgeon& f) {
+                  f.tensors[0].dims = {1ull << 40, 1ull << 40};
+                }},
            Case{"bytes behind the last tensor", [](GgufSurgeon& f) { f.data.resize(f.data.size() + 32); }},
            Case{"truncated", [](GgufSurgeon& f) { f.data.resize(f.data.size() / 2); }},
            Case{"general.alignment", [](GgufSurgeon& f) { f.set<std::uint32_t>("general.alignment", 24); }},
            Case{"general.alignment", [](GgufSurgeon& f) { f.set<std::uint32_t>("general.alignment", 0); }},
            Case{"no tensor 'cache_v_l0'", [](GgufSurgeon& f) { f.tensor("cache_v_l0").name = "cache_w_l0"; }},
-           Case{"cache_k_l0: found type 24", [](GgufSurgeon& f) { f.tensors[0].type = 24, f.tensors[0].dims[0] = f.tensors[0].dims[0] / 32 * 34; }},
-           Case{"kv_cache.version: found 2", [](GgufSurgeon& f) { f.set<std::uint32_t>("kv_cache.version", 2); }},
-           Case{"kv_cache.positions: found 0 elements, allowed 7", [](GgufSurgeon& f) { f.drop("kv_cache.positions"); }},
-           Case{"kv_cache.layer_count: the key is missing", [](GgufSurgeon& f) { f.drop("kv_cache.layer_count"); }},
-           Case{"kv_cache.stream.window: found 0 elements, the arrays before have 2", [](GgufSurgeon& f) { f.drop("kv_cache.stream.window"); }},
-           Case{"kv_cache.layer_count: found type i32, allowed u32", [](GgufSurgeon& f) { f.key("kv_cache.layer_count").type = 5; }},
-           Case{"found elements of type f32, allowed i32", [](GgufSurgeon& f) { f.set<std::uint32_t>("kv_cache.token_ids", 6); }},
-           Case{"kv_cache.restorable: found", [](GgufSurgeon& f) { f.key("kv_cache.restorable").value.back() = std::byte{'?'}; }},
-           Case{"general.type: found 'kv-cachf'", [](GgufSurgeon& f) { f.key("general.type").value.back() = std::byte{'f'}; }},
-           Case{"limit_exceeded", [](GgufSurgeon& f) { f.set<std::uint64_t>("kv_cache.token_count", 1ull << 60); }},
+           Case{"cache_k_l0: found type 24",
+                [](GgufSurgeon& f) {
+                  f.tensors[0].type = 24, f.tensors[0].dims[0] = f.tensors[0].dims[0] / 32 * 34;
+                }},
+           Case{"kv_cache.version: found 2",
+                [](GgufSurgeon& f) { f.set<std::uint32_t>("kv_cache.version", 2); }},
+           Case{"kv_cache.positions: found 0 elements, allowed 7",
+                [](GgufSurgeon& f) { f.drop("kv_cache.positions"); }},
+           Case{"kv_cache.layer_count: the key is missing",
+                [](GgufSurgeon& f) { f.drop("kv_cache.layer_count"); }},
+           Case{"kv_cache.stream.window: found 0 elements, the arrays before have 2",
+                [](GgufSurgeon& f) { f.drop("kv_cache.stream.window"); }},
+           Case{"kv_cache.layer_count: found type i32, allowed u32",
+                [](GgufSurgeon& f) { f.key("kv_cache.layer_count").type = 5; }},
+           Case{"found elements of type f32, allowed i32",
+                [](GgufSurgeon& f) { f.set<std::uint32_t>("kv_cache.token_ids", 6); }},
+           Case{"kv_cache.restorable: found",
+                [](GgufSurgeon& f) { f.key("kv_cache.restorable").value.back() = std::byte{'?'}; }},
+           Case{"general.type: found 'kv-cachf'",
+                [](GgufSurgeon& f) { f.key("general.type").value.back() = std::byte{'f'}; }},
+           Case{"limit_exceeded",
+                [](GgufSurgeon& f) { f.set<std::uint64_t>("kv_cache.token_count", 1ull << 60); }},
            Case{"elements, the arrays before have",
                 [](GgufSurgeon& f) {
                   auto& value = f.key("kv_cache.stream.window").value;
@@ -87,14 +104,16 @@ TEST_CASE("a GGUF cache with one defect is refused by its name", "[converters]")
                   value.resize(value.size() - 4);
                 }},
            Case{"cachecard.root", [](GgufSurgeon& f) { f.key("cachecard.root").value[8] = std::byte{'x'}; }},
-           Case{"cachecard.zstd_level: found 23", [](GgufSurgeon& f) { f.set<std::uint32_t>("cachecard.zstd_level", 23); }},
+           Case{"cachecard.zstd_level: found 23",
+                [](GgufSurgeon& f) { f.set<std::uint32_t>("cachecard.zstd_level", 23); }},
            Case{"checksum_mismatch in cachecard.sections",
                 [](GgufSurgeon& f) { f.data[f.tensor("cachecard.sections").offset] ^= std::byte{1}; }},
            Case{"cachecard.frames",  // another codec
                 [](GgufSurgeon& f) {
                   for (std::size_t i = 0; i < f.tensor("cachecard.frames").dims[1]; ++i) {
                     const std::size_t at = f.tensor("cachecard.frames").offset + 128 * i;
-                    if (f.data[at] == std::byte{8}) f.data[at + 16] = std::byte{200};  // first_token of a chunk
+                    if (f.data[at] == std::byte{8})
+                      f.data[at + 16] = std::byte{200};  // first_token of a chunk
                   }
                 }},
            Case{"tensors, 2 are a cache's",
@@ -138,7 +157,8 @@ TEST_CASE("counts of a GGUF file allocate nothing before they are checked", "[co
     long_names.keys.push_back({std::string(60000, 'x') + std::to_string(i), 0, bytes_of(std::uint8_t{0})});
   }
   CHECK(holds(refusal(long_names.bytes()), "bytes of all keys"));
-  CHECK(peak_memory() - before < (64u << 20) + 2 * (40u << 18) + 3 * (18u << 20));  // the files themselves, and their copies
+  CHECK(peak_memory() - before <
+        (64u << 20) + 2 * (40u << 18) + 3 * (18u << 20));  // the files themselves, and their copies
   CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(10));
 }
 

@@ -45,7 +45,8 @@ std::string refusal(const Bytes& bytes) {
   for (std::size_t i = 0; i < (*values)->header().streams.size(); ++i) {
     const StreamRecord& stream = (*values)->header().streams[i];
     std::vector<std::byte> rows(stream.token_count * row_bytes(stream, static_cast<DType>(stream.dtype)));
-    if (Status s = (*values)->read_rows(i, stream.first_token, stream.token_count, rows); !s) return s.error().message();
+    if (Status s = (*values)->read_rows(i, stream.first_token, stream.token_count, rows); !s)
+      return s.error().message();
   }
   return {};
 }
@@ -102,7 +103,8 @@ TEST_CASE("headers made to be large cost little memory and time", "[converters]"
   names.back() = '}';
   for (const std::string& header :
        {many("[", "{\"a\":"), many("{\"a\":"), many("\"k_0\":{},"), many("0,", R"({"k_0":{"shape":[)"),
-        many("0,", R"({"k_0":{"data_offsets":[)"), many(R"("a":"",)", R"({"__metadata__":{)"), many("x", "{\""), names}) {
+        many("0,", R"({"k_0":{"data_offsets":[)"), many(R"("a":"",)", R"({"__metadata__":{)"),
+        many("x", "{\""), names}) {
     CHECK_FALSE(refusal(file_of(header, 0)).empty());
   }
   Bytes large = file_of("{", 64);

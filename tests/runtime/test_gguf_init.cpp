@@ -47,7 +47,8 @@ struct Folder {
 TEST_CASE("ggml reads the GGUF file of every valid card", "[runtime]") {
   const Folder folder;
   int tensors = 0;
-  for (const auto& entry : std::filesystem::directory_iterator(std::string(CACHECARD_FIXTURES_DIR) + "/valid")) {
+  for (const auto& entry :
+       std::filesystem::directory_iterator(std::string(CACHECARD_FIXTURES_DIR) + "/valid")) {
     if (entry.path().extension() != ".card") continue;
     INFO(entry.path().filename().string());
     const ValidCard valid(entry.path());
@@ -82,7 +83,9 @@ TEST_CASE("ggml reads the GGUF file of every valid card", "[runtime]") {
 TEST_CASE("ggml refuses the gaps, overlaps and alignments that our reader refuses", "[runtime]") {
   const Folder folder;
   const ValidCard valid("ggml_q8_0.card");
-  const auto taken = [&folder](GgufSurgeon file) { return GgmlFile(folder.write(file.bytes())).file != nullptr; };
+  const auto taken = [&folder](GgufSurgeon file) {
+    return GgmlFile(folder.write(file.bytes())).file != nullptr;
+  };
   const GgufSurgeon whole(gguf_of(*valid.card));
   CHECK(taken(whole));
   GgufSurgeon gap = whole;

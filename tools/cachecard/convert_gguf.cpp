@@ -16,7 +16,9 @@ namespace {
 void report(const CardReader& card, const gguf::GgufWriteReport& written, const ConvertArgs& args,
             const Context& context) {
   if (!written.same_card && args.torch.dtype.empty()) {
-    context.note("the card is lossy, or of another writer: what becomes of the file is another card of the same values");
+    context.note(
+        "the card is lossy, or of another writer: what becomes of the file is another card of the same "
+        "values");
   }
   Facts facts;
   facts.add(context.dry_run ? "would write" : "GGUF file", output_name(args.output));
@@ -47,11 +49,13 @@ Result<OpenedSource> open_gguf(const ByteSource& input, const SourceArgs& args, 
   opened.source = gguf::gguf_source(input, std::move(*cache));
   if (!form) return opened;
   if (!gguf::fits(*form, *opened.source)) {
-    opened.notes.emplace_back("keys are others than those of the card that the file was made from: it becomes another card");
+    opened.notes.emplace_back(
+        "keys are others than those of the card that the file was made from: it becomes another card");
     return opened;
   }
   opened.root = form->root;
-  opened.restore = [form = *form, carried](const CacheSource& source, ByteSink& sink, const CardOptions& options) {
+  opened.restore = [form = *form, carried](const CacheSource& source, ByteSink& sink,
+                                           const CardOptions& options) {
     return gguf::restore_card(form, carried, source, sink, options);
   };
   return opened;
@@ -72,7 +76,8 @@ int convert_card_to_gguf(const ByteSource& input, const ConvertArgs& args, Conte
   options.progress = nullptr;
   if (!written) {
     const bool outside = written.error().code == ErrorCode::kIo;
-    return context.fail(written.error(), outside ? output_name(args.output) : source_blame(written.error(), args));
+    return context.fail(written.error(),
+                        outside ? output_name(args.output) : source_blame(written.error(), args));
   }
   if (Status s = (*sink)->commit(); !s) return context.fail(s.error(), output_name(args.output));
   context.detail_speed(start, written->file_size);

@@ -26,7 +26,8 @@ std::string sidecar_path(const std::string& path) { return path + ".json"; }
 /// What kvcdn keeps beside a file; nothing where there is none.
 Result<KvcdnSidecar> sidecar_of(const TensorCache& cache, const SourceArgs& args, std::string& at_fault) {
   const std::string path = sidecar_path(args.input);
-  if (cache.naming != Naming::kKvcdn || is_pipe(args.input) || !std::filesystem::exists(path)) return KvcdnSidecar{};
+  if (cache.naming != Naming::kKvcdn || is_pipe(args.input) || !std::filesystem::exists(path))
+    return KvcdnSidecar{};
   at_fault = path;
   auto bytes = open_input(path);
   if (!bytes) return bytes.error();
@@ -36,13 +37,15 @@ Result<KvcdnSidecar> sidecar_of(const TensorCache& cache, const SourceArgs& args
 }
 
 /// "none" says that they are not known; a file of that name is "./none".
-Result<pytorch::CacheFacts> facts_of(TensorCache& cache, const KvcdnSidecar& sidecar, const SourceArgs& args) {
+Result<pytorch::CacheFacts> facts_of(TensorCache& cache, const KvcdnSidecar& sidecar,
+                                     const SourceArgs& args) {
   TorchFlags flags = args.torch;
   const bool unknown = flags.tokens == "none" || args.command != "convert";
   if (flags.tokens == "none") flags.tokens.clear();
   if (flags.tokens.empty() && sidecar.token_ids.empty() && !unknown) {
-    return usage(fmt::format("files of {} list no token ids{}: give --tokens FILE, or --tokens none to leave them unknown",
-                             owner(cache.naming), cache.naming == Naming::kKvcdn ? " without their .json" : ""));
+    return usage(fmt::format(
+        "files of {} list no token ids{}: give --tokens FILE, or --tokens none to leave them unknown",
+        owner(cache.naming), cache.naming == Naming::kKvcdn ? " without their .json" : ""));
   }
   auto facts = torch_facts(args.model, flags, cache.tensors);
   if (!facts) return facts;
@@ -68,7 +71,9 @@ Result<std::unique_ptr<ByteSink>> written_sidecar(const CardReader& card, const 
 
 void report(const CardReader& card, const TensorWriteReport& written, Naming naming, bool sidecar,
             const ConvertArgs& args, const Context& context) {
-  if (!sidecar) context.note(fmt::format("files of {} have no place for token ids: --tokens gives them on the way back", owner(naming)));
+  if (!sidecar)
+    context.note(fmt::format("files of {} have no place for token ids: --tokens gives them on the way back",
+                             owner(naming)));
   Facts facts;
   facts.add(context.dry_run ? "would write" : "safetensors", output_name(args.output));
   if (sidecar) facts.add("beside it", sidecar_path(args.output));
@@ -107,7 +112,8 @@ int convert_card(Naming naming, const ByteSource& input, const ConvertArgs& args
   options.progress = nullptr;
   if (!written) {
     const bool outside = written.error().code == ErrorCode::kIo;
-    return context.fail(written.error(), outside ? output_name(args.output) : source_blame(written.error(), args));
+    return context.fail(written.error(),
+                        outside ? output_name(args.output) : source_blame(written.error(), args));
   }
   const bool sidecar = naming == Naming::kKvcdn && !is_pipe(args.output);
   std::unique_ptr<ByteSink> beside;
@@ -127,7 +133,8 @@ int convert_card(Naming naming, const ByteSource& input, const ConvertArgs& args
 
 }  // namespace
 
-Result<OpenedSource> open_safetensors(const ByteSource& input, const SourceArgs& args, std::string& at_fault) {
+Result<OpenedSource> open_safetensors(const ByteSource& input, const SourceArgs& args,
+                                      std::string& at_fault) {
   auto cache = safetensors::read_tensor_cache(input);
   if (!cache) return cache.error();
   auto sidecar = sidecar_of(*cache, args, at_fault);
@@ -136,12 +143,14 @@ Result<OpenedSource> open_safetensors(const ByteSource& input, const SourceArgs&
   if (!facts) return facts.error();
   OpenedSource opened;
   opened.provenance = fmt::format("cachecard convert: safetensors, names as {}", owner(cache->naming));
-  opened.detail = fmt::format("{}: safetensors, names as {}, {} layers", input_name(args.input), owner(cache->naming),
-                              cache->tensors.shapes.size());
-  auto source = safetensors::tensor_source(input, std::move(cache->tensors), std::move(*facts), sidecar->prompt);
+  opened.detail = fmt::format("{}: safetensors, names as {}, {} layers", input_name(args.input),
+                              owner(cache->naming), cache->tensors.shapes.size());
+  auto source =
+      safetensors::tensor_source(input, std::move(cache->tensors), std::move(*facts), sidecar->prompt);
   if (!source) return source.error();
   opened.source = std::move(*source);
-  if ((opened.source->header().flags & kHeaderTokensUnknown) != 0) opened.notes.emplace_back("the card's tokens are unknown");
+  if ((opened.source->header().flags & kHeaderTokensUnknown) != 0)
+    opened.notes.emplace_back("the card's tokens are unknown");
   return opened;
 }
 
