@@ -159,7 +159,14 @@ Status compare_storage(const CardReader& left, const CardReader& right, Comparis
   return {};
 }
 
-/// Makes keys comparable: RoPE where one side has it, the left one's order of pairs. What cannot be done is left: the
+/// Whether a card says which channels rotate.
+bool can_reorder(const CompareSide& side, RopePairing order) {
+  DecodeRequest nothing{side.stream, side.record().first_token, 0, false};
+  nothing.rope_pairing = order;
+  return static_cast<bool>(side.card->decode(nothing, {}));
+}
+
+/// Makes keys comparable: RoPE where one side has it, one side's order of pairs. What cannot be done is left: the
 /// records' difference says it.
 void align_keys(CompareSide& left, CompareSide& right) {
   const StreamRecord& a = left.record();
@@ -171,11 +178,13 @@ void align_keys(CompareSide& left, CompareSide& right) {
     bare.rope_shift = 0;
   }
   if (a.rope_pairing == b.rope_pairing || a.rope_pairing == 0 || b.rope_pairing == 0) return;
-  auto span = pytorch::rotated_span(*right.card, b);
-  if (!span) span = pytorch::rotated_span(*left.card, a);
-  if (!span) return;
-  right.pairing = static_cast<RopePairing>(a.rope_pairing);
-  right.rotated = *span;
+  const auto order = static_cast<RopePairing>(a.rope_pairing);
+  const auto other = static_cast<RopePairing>(b.rope_pairing);
+  if (can_reorder(right, order)) {
+    right.pairing = order;
+  } else if (can_reorder(left, other)) {
+    left.pairing = other;
+  }
 }
 
 Status compare_all_streams(const CardReader& left, const CardReader& right, const ParallelFor& parallel,

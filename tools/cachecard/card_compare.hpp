@@ -4,7 +4,6 @@
 #include <vector>
 
 #include "cachecard/reader.hpp"
-#include "torch/rope_order.hpp"
 
 namespace cachecard::cli {
 
@@ -85,7 +84,6 @@ struct CompareSide {
   std::size_t stream;
   std::optional<std::int64_t> rope_shift{};    ///< 0: keys without RoPE get it
   RopePairing pairing = RopePairing::kNone;    ///< channel order that keys are put into; none: as they are
-  pytorch::RotatedSpan rotated{};              ///< for pairing
 
   const StreamRecord& record() const { return card->header().streams[stream]; }
   bool changes_keys() const { return rope_shift || pairing != RopePairing::kNone; }

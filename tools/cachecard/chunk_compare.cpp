@@ -59,16 +59,13 @@ Result<std::vector<float>> values_of(const Side& side, std::uint64_t first, std:
   request.first_token = first;
   request.token_count = count;
   request.rope_shift = side.rope_shift;
+  request.rope_pairing = side.pairing;
   DecodeTarget target;
   target.base = values.data();
   target.channel_stride = sizeof(float);
   target.head_stride = target.channel_stride * record.head_dim;
   target.token_stride = target.head_stride * record.kv_head_count;
   if (Status s = side.card->decode(request, target); !s) return s.error();
-  if (side.pairing != RopePairing::kNone) {
-    const auto from = static_cast<RopePairing>(record.rope_pairing);
-    pytorch::reorder_pairs(record, side.rotated, count, from, side.pairing, target);
-  }
   return values;
 }
 
