@@ -79,7 +79,7 @@ class Failures(unittest.TestCase):
     def test_models_and_commands(self):
         self.write("not.gguf", b"not a model")
         self.refused(FOREIGN, "llama.cpp cannot load it", model=self.path("not.gguf"))
-        self.refused(FOREIGN, "llama.cpp cannot load it", model=self.path("none.gguf"))
+        self.refused(IO, "none.gguf: No such file", model=self.path("none.gguf"))
         self.refused(IO, "none", cli=self.path("none"))
 
     def test_options_that_the_codec_refuses(self):

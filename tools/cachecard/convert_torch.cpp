@@ -6,6 +6,7 @@
 #include "input.hpp"
 #include "output.hpp"
 #include "output_file.hpp"
+#include "torch/card_layers.hpp"
 #include "torch/pt_source.hpp"
 #include "torch/pt_writer.hpp"
 #include "torch/rope_order.hpp"
@@ -79,6 +80,7 @@ void report(const CardReader& card, const PtWriteReport& written, const ConvertA
 }  // namespace
 
 Result<std::optional<RopePairing>> transformers_order(const CardReader& card, const TorchFlags& flags) {
+  if (auto layers = pytorch::card_layers(card.header()); !layers) return layers.error();  // what is no order of pairs' fault
   auto order = RopePairing::kNone;
   for (const StreamRecord& stream : card.header().streams) {
     if (stream.rope_pairing != 0) order = static_cast<RopePairing>(stream.rope_pairing);
