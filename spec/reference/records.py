@@ -67,7 +67,7 @@ class Row:
 class Layout:
     """A record: little-endian, without padding; reserved fields are read as bytes."""
 
-    CODES = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q", "i64": "q", "f64": "d"}
+    CODES = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q", "i64": "q", "f32": "f", "f64": "d"}
 
     def __init__(self, rows):
         reserved = [row["name"] for row in rows if row["rule"] == "reserved_zero"]
@@ -86,13 +86,14 @@ TABLES = tables_of_format()
 LAYOUTS = {name: Layout(rows) for name, rows in TABLES.items() if rows and "rule" in rows[0]}
 FRAME_HEADER, PLANE, PART = LAYOUTS["frame_header"], LAYOUTS["plane"], LAYOUTS["part"]
 STREAM_NAMES = [row["name"] for row in TABLES["streams"]]
-(KEY, VALUE, LATENT, OPAQUE), (RAW, GGML, PLANES), BYTES = range(4), range(3), 255
+(KEY, VALUE, LATENT, OPAQUE), (RAW, GGML, PLANES, ENTROPY), BYTES = range(4), range(4), 255
 DTYPES = {int(row["id"]): (row["name"], int(row["block elements"]), int(row["block bytes"])) for row in TABLES["element types"]}
 SECTIONS = {int(row["id"]): row for row in TABLES["section types"]}
 (TOKEN_IDS, TEXT, POSITIONS, MAP, PARAMETERS, REFERENCES, ROPE_TABLE, CHUNK, MEDIA, SOURCE_LAYOUT, SOURCE_BYTES, CANARY,
- PROVENANCE, PROFILE_DIGEST, SUMMARY, DIRECTORY) = SECTIONS
+ PROVENANCE, PROFILE_DIGEST, SUMMARY, DIRECTORY, LANES) = SECTIONS
 SECTION_FLAGS = {"-": 0, "required": 1, "copy_safe": 2}
-FEATURES = {row["name"]: int(row["bit"]) for row in TABLES["features"] if row["kind"] == "optional"}
+FEATURES = {row["name"]: (row["kind"], int(row["bit"])) for row in TABLES["features"]}
+EXACT = 127                                 # offset of the map
 VALUE_TYPES = {"text": 1, "u64": 2, "f64": 3, "digest": 4}
 IDENTITY_TYPES = {int(row["id"]): VALUE_TYPES[row["type"]] for row in TABLES["identity fields"]}
 LIMITS = {row["name"]: int(row["value"]) for row in TABLES["limits"]}

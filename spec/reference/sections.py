@@ -4,28 +4,38 @@ import math
 import struct
 from types import SimpleNamespace
 
+import entropy
 from records import *
 
-EXACT, ABSENT = 127, 0x80                   # offsets of the map, as bytes
+ABSENT = 0x80                               # offset of the map, as a byte
 
 def check_chunk_context(card, f, number):
     """And how wide the chunk's tokens are: f.widths in half bits; for planes f.coded_widths in bits, None where exact."""
     stream = card.streams[number]
     parameters = card.named[PARAMETERS, f.parameter_digest] if f.parameter_digest else None
-    planes = f.codec == PLANES
+    planes, lossy = f.codec == PLANES, (PLANES, ENTROPY)
     if parameters:
-        right = planes or parameters.record.hadamard_size == stream.hadamard_size
-        f.need(right and (parameters.record.codec == PLANES) == planes, "corrupt", "parameter_digest")   # S1
+        right = f.codec in lossy or parameters.record.hadamard_size == stream.hadamard_size
+        same = f.codec == parameters.record.codec or f.codec not in lossy and parameters.record.codec not in lossy
+        f.need(right and same, "corrupt", "parameter_digest")                                        # S1
     bits = card.maps[f.segment]
     start = f.first_token - card.segments[f.segment].first_token
     first_use = sum(s.kv_head_count for s in card.streams[:number] if s.stream != OPAQUE)
     rows = sorted(set(bits.uses[first_use:first_use + stream.kv_head_count]))
     offsets = [bits.row(row, start, f.token_count) for row in rows]
     f.need(not any(ABSENT in row for row in offsets), "corrupt", "map_digest")                       # S2
-    f.widths = [element_width(f.dtype)] * f.token_count
-    if not planes:
+    f.widths, f.width_values = [element_width(f.dtype)] * f.token_count, row_elements(stream)
+    if f.codec not in lossy:
         return
     cap = bits.caps[number]
+    f.parameters = parameters
+    f.positions = card.positions.get(f.segment)
+    f.rope_table = card.named.get((ROPE_TABLE, parameters.record.rope_table_digest))
+    if not planes:
+        f.width_values = stream.head_dim
+        by_head = [bits.row(row, start, f.token_count) for row in bits.uses[first_use:first_use + stream.kv_head_count]]
+        entropy.check_context(card, f, stream, bits.bases[number], cap, by_head, groups(stream, parameters), parameters_fit)
+        return
     f.need(len(rows) == 1 and (cap == 255 or cap in range(2, 17, 2)), "corrupt", "map_digest")       # S10
     f.coded_widths, f.present_limit = [None] * f.token_count, 8 if cap == 255 else cap // 2
     for i, byte in enumerate(offsets[0]):
@@ -33,9 +43,6 @@ def check_chunk_context(card, f, number):
             width = bits.bases[number] + (byte ^ 0x80) - 0x80
             f.need(width in range(2, 17, 2), "corrupt", "map_digest")
             f.coded_widths[i], f.widths[i] = width // 2, min(width, cap)
-    f.parameters = parameters
-    f.positions = card.positions.get(f.segment)
-    f.rope_table = card.named.get((ROPE_TABLE, parameters.record.rope_table_digest))
     f.need(parameters_fit(f, stream), "corrupt", "parameter_digest")                                 # S11
 
 def groups(stream, parameters):
@@ -67,7 +74,9 @@ def check(card, f, payload):
     elif f.section_type == TOKEN_IDS:
         card.tokens[f.segment] = bytes(payload)
     elif f.section_type == REFERENCES:
-        card.named[REFERENCES, f.stored_digest] = payload
+        entropy.check_references(card, f, payload)
+    elif f.section_type == LANES:
+        entropy.check_lanes(card, f, payload, begin("lanes", payload))
     elif f.section_type == SOURCE_BYTES:
         card.literal_size += len(payload)
 
@@ -133,14 +142,18 @@ def check_parameters(card, f, payload):
     need(data_at + record.data_size == len(payload), "bad_size")
     for part in parts:
         part.need_reserved_zero()
-    digests = {ROPE_TABLE: record.rope_table_digest, POSITIONS: record.positions_digest, REFERENCES: record.references_digest}
+    digests = {ROPE_TABLE: record.rope_table_digest, POSITIONS: record.positions_digest, REFERENCES: record.references_digest,
+               LANES: record.lanes_digest}
     need(all(digest == 0 or (kind, digest) in card.named for kind, digest in digests.items()), "corrupt")
     data = bytes(payload[data_at:])
-    if record.codec == PLANES:
+    if record.codec in (PLANES, ENTROPY):
         right = all((digests[kind] != 0) == record.rope_removed for kind in (ROPE_TABLE, POSITIONS))
-        need(right and record.references_digest == 0 and record.hadamard_size <= 128, "corrupt")
+        if record.codec == PLANES:
+            right = right and record.references_digest == record.lanes_digest == 0 and record.hadamard_size <= 128
+        need(right and (record.codec == PLANES or record.hadamard_size == 1), "corrupt")
         need(record.part_count <= PLANES_PARTS, "limit_exceeded")
-        need(record.data_size % 2 == 0, "bad_size")
+        need(record.data_size % 2 == 0 if record.codec == PLANES else record.data_size == 0, "bad_size")
+        need(record.codec == PLANES or record.lanes_digest, "corrupt")
         need(all(high & 0x7C != 0x7C for high in data[1::2]), "non_finite")
     card.named[PARAMETERS, f.stored_digest] = SimpleNamespace(record=record, parts=parts, data=data)
 

@@ -5,6 +5,7 @@ import struct
 
 import numpy as np
 
+from entropy import FINE
 from floats import fma32, fma64, narrow_bf16, narrow_f16, widen_bf16, widen_f16
 from records import *
 from sections import groups
@@ -123,10 +124,34 @@ def planes_to_rows(f, stream, segment):
         rows[coded] = narrow(source).view(np.uint8).reshape(len(coded), -1)
     return rows.tobytes()
 
+def entropy_to_rows(f, stream, segment):
+    """CODECS.md#entropy-decode: an entropy chunk as rows in the stream's element type and channel order."""
+    kinds = {kind: [t for t, o in enumerate(f.offsets[0]) if (o if o in (EXACT, FINE) else 0) == kind] for kind in (0, EXACT, FINE)}
+    elements, units = row_elements(stream), len(f.units)
+    steps = np.array([lane >> 24 for lane in f.lanes.lanes], np.int32)
+    lane_steps = np.float32(f.lanes.record.step) * np.ldexp(np.array(TABLE["sixteenth_octave"], np.float32)[steps % 16], steps // 16 - 8)
+    means = widen_f16(np.array(f.lanes.means, np.uint16)) if f.lanes.means else np.float32(0)
+    a = np.array([f.rows[lane] for lane in range(elements)], np.int16).T
+    values = np.ascontiguousarray(fma32(a, lane_steps * np.float32(2.0 ** -6), means))
+    fine = np.frombuffer(f.fine_rows, np.uint8).reshape(len(kinds[FINE]), 4 * units + elements)
+    scales = np.repeat(fine[:, :4 * units].copy().view("<f4"), [width for _, _, width in f.units], axis=1)
+    values[kinds[FINE]] = fine[:, 4 * units:].view(np.int8).astype(np.float32) * scales
+    if f.parameters.record.rope_removed:
+        positions = positions_of(f.positions.runs)[f.first_token - segment.first_token:][:f.token_count]
+        values = apply_rope(values, positions, stream, f.rope_table)
+    source = np.empty_like(values)
+    source[:, card_order(stream, f.parameters, f.rope_table)] = values
+    narrow = {"f32": np.copy, "f16": narrow_f16, "bf16": narrow_bf16}[DTYPES[stream.dtype][0]]
+    rows = narrow(source).view(np.uint8).reshape(f.token_count, -1).copy()
+    rows[kinds[EXACT]] = np.frombuffer(f.exact_rows, np.uint8).reshape(len(kinds[EXACT]), row_bytes(stream))
+    return rows.tobytes()
+
+LOSSY = {PLANES: planes_to_rows, ENTROPY: entropy_to_rows}
+
 def stream_values(card, number):
     """A stream as the bytes of its f32 values [token][head][channel], rotation undone; an opaque one as its bytes."""
     stream = card.streams[number]
-    rows = b"".join(planes_to_rows(f, stream, card.segments[f.segment]) if f.codec == PLANES else payload
+    rows = b"".join(LOSSY[f.codec](f, stream, card.segments[f.segment]) if f.codec in LOSSY else payload
                     for f, owner, payload in card.chunks if owner == number)
     if stream.stream == OPAQUE:
         return rows

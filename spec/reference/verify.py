@@ -4,6 +4,7 @@ import collections
 import xxhash
 
 import compressors
+import entropy
 import sections
 from records import *
 
@@ -42,7 +43,7 @@ class Card:
         p.need(p.check == check32(self.data[:60]), "checksum_mismatch", "check")                     # P3
         p.need((p.format_major, p.format_minor) == (0, 2), "unsupported_version", "format_major")    # P4
         p.need_reserved_zero()                                                                       # P5
-        p.need(p.required_features < 8, "unsupported_feature", "required_features")                  # P6
+        p.need(p.required_features < 16, "unsupported_feature", "required_features")                  # P6
         p.need(p.header_size <= LIMITS["header_bytes"], "limit_exceeded", "header_size")             # P7
         p.need(p.header_size >= LAYOUTS["header"].size, "bad_size", "header_size")                   # P8
 
@@ -172,9 +173,11 @@ class Card:
             f.need((f.first_token, f.token_count) == span, "corrupt", "first_token")                 # F19
         f.need(f.section_type != TOKEN_IDS or f.decoded_size == 4 * f.token_count, "bad_size", "decoded_size")   # F20
         wanted = (stream and f.codec == GGML) | (f.compressor > 0) << 1 | (stream and f.codec == PLANES) << 2
+        wanted |= (stream and f.codec == ENTROPY) << 3
         missing = wanted & ~self.prologue.required_features
-        optional = section["feature"]
-        missing |= optional != "-" and not self.prologue.optional_features >> FEATURES[optional] & 1
+        if section["feature"] != "-":
+            kind, bit = FEATURES[section["feature"]]
+            missing |= not getattr(self.prologue, kind + "_features") >> bit & 1
         f.need(not missing, "corrupt", "section_type")                                               # F21
 
     def may_stand_here(self, f, section):
@@ -191,14 +194,15 @@ class Card:
             f.need(f.dtype == BYTES and not any(zeros), "corrupt", "codec")                          # C2
             f.need(0 < f.decoded_size <= s.opaque_size - self.reached[number], "bad_size", "decoded_size")   # C3
             return
-        f.need(f.codec <= PLANES, "unsupported_codec", "codec")                                      # C4
+        f.need(f.codec <= ENTROPY, "unsupported_codec", "codec")                                      # C4
         f.need(f.dtype == s.dtype, "corrupt", "dtype")                                               # C5
         blocks = block_elements(f.dtype) > 1
         f.need(f.codec == GGML or not blocks, "corrupt", "codec")                                    # C6
-        f.need(f.codec != PLANES or f.compressor == 0, "corrupt", "compressor")                      # C13
+        lossy = f.codec in (PLANES, ENTROPY)
+        f.need(not lossy or f.compressor == 0, "corrupt", "compressor")                      # C13
         f.need(f.compressor != 2 or not blocks, "corrupt", "compressor")                             # C7
         f.need(f.segment in self.maps and f.map_digest == self.maps[f.segment].digest, "corrupt", "map_digest")   # C8
-        needs_parameters = f.codec == PLANES or s.hadamard_size > 1
+        needs_parameters = lossy or s.hadamard_size > 1
         named = (PARAMETERS, f.parameter_digest) in self.named
         f.need(named if needs_parameters else f.parameter_digest == 0, "corrupt", "parameter_digest")    # C9
         segment, end = self.segments[f.segment], f.first_token + f.token_count
@@ -206,7 +210,10 @@ class Card:
         f.need(f.token_count > 0 and inside, "corrupt", "token_count")                               # C10
         follows = f.first_token == self.reached[number] and end <= s.first_token + s.token_count
         f.need(follows, "corrupt", "first_token")                                                    # C11
-        f.need(f.codec == PLANES or f.decoded_size == f.token_count * row_bytes(s), "bad_size", "decoded_size")   # C12
+        f.need(lossy or f.decoded_size == f.token_count * row_bytes(s), "bad_size", "decoded_size")      # C12
+        strips = s.kv_head_count * ((s.head_dim + 63) // 64 + max(s.part_count, 1) - 1)
+        large = f.codec == ENTROPY and 256 * f.token_count * strips > LIMITS["section_bytes"]
+        f.need(not large, "limit_exceeded", "token_count")                                           # C14
 
     def check_content(self, f, number):
         """number: the stream's index where it is a chunk."""
@@ -214,7 +221,7 @@ class Card:
         values = number is not None and self.streams[number].stream != OPAQUE
         directory = f.section_type == DIRECTORY
         if values:
-            sections.check_chunk_context(self, f, number)                                            # S1, S2, S10, S11
+            sections.check_chunk_context(self, f, number)                                            # S1, S2, S10, S11, S13, S14
         f.need(not directory or f.stored_size == FRAME_HEADER.size * len(self.frames), "bad_size", "stored_size")   # S3
         need(place + f.stored_size <= self.size, "truncated", self.size)                             # S4
         payload = self.data[place:place + f.stored_size]
@@ -233,6 +240,8 @@ class Card:
         if number is not None:
             if f.codec == PLANES:
                 sections.check_planes_head(f, self.streams[number], payload, place)                  # S12
+            if f.codec == ENTROPY:
+                entropy.check_payload(f, self.streams[number], payload, place)                       # S15, S16
             self.reached[number] += f.token_count if values else f.decoded_size
             self.chunks.append((f, number, payload))
         self.count(f, number if values else None)
@@ -245,7 +254,7 @@ class Card:
         if number is not None:
             self.value_count += f.token_count * row_elements(self.streams[number])
             for width in f.widths:
-                self.widths[f.stream, width] += row_elements(self.streams[number])
+                self.widths[f.stream, width] += f.width_values
         elif f.section_type == CHUNK:
             self.opaque_size += f.decoded_size
 

@@ -16,6 +16,7 @@ sys.path.insert(0, str(READER))
 
 import compressors  # noqa: E402
 import decode  # noqa: E402
+import entropy  # noqa: E402
 import floats  # noqa: E402
 import records  # noqa: E402
 import sections  # noqa: E402
@@ -173,6 +174,24 @@ class Vectors(unittest.TestCase):
             rows = values.planes_to_rows(frame, stream, types.SimpleNamespace(first_token=0))
             expected = [int(word, 16) for line in VECTORS["cases", name] for word in line]
             self.bits_equal(np.frombuffer(rows, np.uint16), np.array(expected, np.uint16))
+
+    def test_entropy(self):
+        payload = hex_block("entropy_payload")
+        stream = types.SimpleNamespace(kv_head_count=1, head_dim=4, dtype=1)
+        lanes = [[int(word, 16) for word in line] for line in VECTORS["cases", "entropy_lanes"]]
+        frame = records.FRAME_HEADER.read(bytes(128), 0)
+        frame.__dict__.update(
+            token_count=5, digest_size=len(payload), stored_size=len(payload), offsets=[[126, 0, 2, 127, -1]],
+            references=[0, 0, 1 | 1 << 12, 0, 3], units=[(0, 0, 4)], rope_table=None,
+            parameters=types.SimpleNamespace(parts=[], record=types.SimpleNamespace(rope_removed=0)),
+            lanes=types.SimpleNamespace(lanes=[lane for lane, _ in lanes], means=[mean for _, mean in lanes],
+                                        record=types.SimpleNamespace(step=0.25, has_scale=1)))
+        entropy.check_payload(frame, stream, payload, 0)
+        fixed = [[int(word) for word in line] for line in VECTORS["cases", "entropy_fixed"]]
+        self.assertEqual([[frame.rows[lane][token] for lane in range(4)] for token in (1, 2, 4)], fixed)
+        rows = values.entropy_to_rows(frame, stream, types.SimpleNamespace(first_token=0))
+        expected = [int(word, 16) for line in VECTORS["cases", "entropy_rows"] for word in line]
+        self.bits_equal(np.frombuffer(rows, np.uint16), np.array(expected, np.uint16))
 
 
 if __name__ == "__main__":

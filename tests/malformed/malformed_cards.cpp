@@ -79,8 +79,25 @@ CardPlan planes_plan() {
   return plan;
 }
 
+CardPlan entropy_plan() {
+  CardPlan plan = fixtures::make_plan("to_break_entropy", "", 24, "", "");
+  fixtures::add_layer(plan, 0, DType::kF16, {.kv_head_count = 2, .head_dim = 8});
+  fixtures::add_rope_table(plan, RopePairing::kHalfSplit, 0, 8);
+  for (std::size_t t = 0; t < 24; ++t) plan.token_ids[t] = static_cast<std::int32_t>(t % 5);
+  plan.entropy.emplace();
+  plan.entropy->bits = 15.0;
+  plan.entropy->exact_tokens = 1;
+  plan.entropy->fine_tokens = 1;
+  return plan;
+}
+
 void add_table(std::vector<Place>& places, std::uint64_t offset, std::uint64_t count, std::uint64_t stride) {
   for (std::uint64_t i = 0; i < count; ++i) places.push_back({Place::In::kHeader, 0, offset + i * stride});
+}
+
+void add_table_of(std::vector<Place>& places, const Place& payload, std::uint64_t offset, std::uint64_t count,
+                  std::uint64_t stride) {
+  for (std::uint64_t i = 0; i < count; ++i) places.push_back({payload.in, payload.frame, offset + i * stride});
 }
 
 /// `count` records of one size from `at` on, in every payload of a type.
@@ -101,7 +118,7 @@ std::uint64_t one(std::span<const std::byte>) { return 1; }
 
 std::vector<NamedCard> cards_to_break() {
   std::vector<NamedCard> cards;
-  for (const CardPlan& plan : {full_plan(), source_plan(), zstd_plan(), planes_plan()}) {
+  for (const CardPlan& plan : {full_plan(), source_plan(), zstd_plan(), planes_plan(), entropy_plan()}) {
     cards.push_back({plan.name, fixtures::build(plan).value()});
   }
   return cards;
@@ -185,16 +202,44 @@ template <>
 std::vector<Place> places_of<RopeTableHeader>(const CardSurgeon& card) {
   return first_records<RopeTableHeader>(card, SectionType::kRopeTable);
 }
-/// Heads of planes chunks.
 template <>
-std::vector<Place> places_of<PlanesRecord>(const CardSurgeon& card) {
+std::vector<Place> places_of<LanesHeader>(const CardSurgeon& card) {
+  return first_records<LanesHeader>(card, SectionType::kLanes);
+}
+template <>
+std::vector<Place> places_of<LaneStreamRecord>(const CardSurgeon& card) {
+  std::vector<Place> places;
+  add_payloads(
+      places, card, SectionType::kLanes, encoded_size<LanesHeader>(),
+      [](auto payload) { return load<LanesHeader>(payload).stream_count; }, encoded_size<LaneStreamRecord>());
+  return places;
+}
+/// Heads of chunks of a codec.
+std::vector<Place> chunk_heads(const CardSurgeon& card, Codec codec) {
   std::vector<Place> places;
   for (std::size_t i = 0; i < card.frames.size(); ++i) {
     const FrameHeader& frame = card.frames[i].header;
     const bool chunk = frame.section_type == static_cast<std::uint16_t>(SectionType::kChunk);
-    if (chunk && frame.codec == static_cast<std::uint8_t>(Codec::kPlanes)) places.push_back({Place::In::kPayload, i, 0});
+    if (chunk && frame.codec == static_cast<std::uint8_t>(codec)) places.push_back({Place::In::kPayload, i, 0});
   }
   return places;
+}
+template <>
+std::vector<Place> places_of<EntropyRecord>(const CardSurgeon& card) {
+  return chunk_heads(card, Codec::kEntropy);
+}
+template <>
+std::vector<Place> places_of<StripRecord>(const CardSurgeon& card) {
+  std::vector<Place> places;
+  for (const Place& head : places_of<EntropyRecord>(card)) {
+    const auto count = load<EntropyRecord>(card.frames[head.frame].payload).strip_count;
+    add_table_of(places, head, encoded_size<EntropyRecord>(), count, encoded_size<StripRecord>());
+  }
+  return places;
+}
+template <>
+std::vector<Place> places_of<PlanesRecord>(const CardSurgeon& card) {
+  return chunk_heads(card, Codec::kPlanes);
 }
 template <>
 std::vector<Place> places_of<PlaneRecord>(const CardSurgeon& card) {

@@ -149,9 +149,10 @@ TEST_CASE("section types of FORMAT.md are the code's") {
                                 : rule->optional_feature == kFeatureMedia        ? "media"
                                 : rule->optional_feature == kFeatureSourceLayout ? "source_layout"
                                 : rule->optional_feature == kFeatureCanary       ? "canary"
+                                : rule->required_feature == kFeatureEntropy      ? "entropy"
                                                                                  : "-";
     CHECK(table.cell(row, "feature") == feature);
-    CHECK(rule->required_feature == 0);  // chunks and compressors have theirs: FORMAT.md#features
+    CHECK((rule->required_feature & ~kFeatureEntropy) == 0);  // chunks and compressors have theirs: FORMAT.md#features
   }
   for (std::uint32_t id = 0; id < 65536; ++id) {
     if (id == 0 || id > previous) CHECK(section_rule(static_cast<std::uint16_t>(id)) == nullptr);
@@ -162,6 +163,7 @@ TEST_CASE("features and flags of FORMAT.md are the code's") {
   const std::map<std::string, std::uint64_t> known{{"required ggml", kFeatureGgml},
                                                    {"required zstd", kFeatureZstd},
                                                    {"required planes", kFeaturePlanes},
+                                                   {"required entropy", kFeatureEntropy},
                                                    {"optional text", kFeatureText},
                                                    {"optional media", kFeatureMedia},
                                                    {"optional source_layout", kFeatureSourceLayout},

@@ -205,7 +205,7 @@ TEST_CASE("the writer refuses every frame that a reader would, naming the rule",
   chunk.stream = 2;
   CHECK(probe.add(chunk, 5).field == "frame_header.stream");
   chunk.stream = 0;
-  chunk.codec = 3;
+  chunk.codec = 4;
   CHECK(probe.add(chunk, 5).code == ErrorCode::kUnsupportedCodec);
   chunk.codec = 1;
   CHECK(probe.add(chunk, 5).field == "frame_header.dtype");

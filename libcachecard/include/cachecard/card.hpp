@@ -152,6 +152,27 @@ struct Parameters {
 std::vector<std::byte> encode_parameters(const Parameters& parameters);
 Result<Parameters> parse_parameters(std::span<const std::byte> payload);
 
+/// lanes section in memory: what fixes the coding of entropy streams, channel by channel. spec: FORMAT.md#lane-sections
+struct LaneStream {
+  LaneStreamRecord record;
+  std::vector<std::uint32_t> lanes;  ///< one a channel in card order, packed
+  std::vector<std::uint16_t> means;  ///< f16, one a channel, or none
+};
+struct Lanes {
+  std::vector<LaneStream> streams;  ///< ascending by (layer, stream)
+
+  const LaneStream* find(std::uint32_t layer, std::uint8_t stream) const;
+};
+std::vector<std::byte> encode_lanes(const Lanes& lanes);
+/// Errors: bad_size, bad_enum, reserved_not_zero, corrupt, non_finite, limit_exceeded
+Result<Lanes> parse_lanes(std::span<const std::byte> payload);
+
+/// references section in memory: by token of the segment, bits 0-11 the distance back to the row that it is predicted
+/// from (0: none), bit 12 its class - 1. spec: FORMAT.md#references
+using References = std::vector<std::uint16_t>;
+/// Errors: bad_size, corrupt
+Result<References> parse_references(std::span<const std::byte> payload, std::uint64_t token_count);
+
 /// rope_table section in memory.
 struct RopeTable {
   RopeTableHeader record;

@@ -320,7 +320,8 @@ struct ParameterHeader {
   std::uint32_t hadamard_size = 1;
   std::uint32_t part_count = 0;
   std::uint64_t data_size = 0;
-  std::array<std::uint8_t, 16> reserved2{};
+  std::uint64_t lanes_digest = 0;
+  std::array<std::uint8_t, 8> reserved2{};
 };
 template <>
 struct Layout<ParameterHeader> {
@@ -336,6 +337,7 @@ struct Layout<ParameterHeader> {
       field("hadamard_size", &ParameterHeader::hadamard_size, Rule::kValue, Unit::kElements),
       field("part_count", &ParameterHeader::part_count),
       field("data_size", &ParameterHeader::data_size, Rule::kValue, Unit::kBytes),
+      field("lanes_digest", &ParameterHeader::lanes_digest, Rule::kValue, Unit::kNone, 2),
       reserved("reserved2", &ParameterHeader::reserved2)};
 };
 static_assert(encoded_size<ParameterHeader>() == 64);
@@ -373,6 +375,84 @@ struct Layout<PlaneRecord> {
                  field("digest", &PlaneRecord::digest, Rule::kValue, Unit::kNone, 2)};
 };
 static_assert(encoded_size<PlaneRecord>() == 16);
+
+/// lanes section: this, then a record for each stream, then their lanes and means. spec: FORMAT.md#lane-sections
+struct LanesHeader {
+  std::uint32_t record_size = 16;
+  std::uint32_t stream_count = 0;
+  std::uint16_t table_set = 1;
+  std::array<std::uint8_t, 6> reserved{};
+};
+template <>
+struct Layout<LanesHeader> {
+  static constexpr std::string_view name = "lanes";
+  static constexpr auto fields =
+      std::tuple{field("record_size", &LanesHeader::record_size, Rule::kValue, Unit::kBytes, 2),
+                 field("stream_count", &LanesHeader::stream_count, Rule::kValue, Unit::kNone, 2),
+                 field("table_set", &LanesHeader::table_set, Rule::kValue, Unit::kNone, 2),
+                 reserved("reserved", &LanesHeader::reserved, 2)};
+};
+static_assert(encoded_size<LanesHeader>() == 16);
+
+/// The lanes of one stream.
+struct LaneStreamRecord {
+  std::uint32_t layer = 0;
+  std::uint8_t stream = 0;
+  std::uint8_t has_mean = 0;
+  std::uint8_t has_scale = 0;
+  std::uint8_t reserved = 0;
+  std::uint32_t lane_count = 0;
+  float step = 1.0f;
+};
+template <>
+struct Layout<LaneStreamRecord> {
+  static constexpr std::string_view name = "lane_stream";
+  static constexpr auto fields =
+      std::tuple{field("layer", &LaneStreamRecord::layer, Rule::kValue, Unit::kNone, 2),
+                 field("stream", &LaneStreamRecord::stream, Rule::kValue, Unit::kNone, 2),
+                 field("has_mean", &LaneStreamRecord::has_mean, Rule::kValue, Unit::kNone, 2),
+                 field("has_scale", &LaneStreamRecord::has_scale, Rule::kValue, Unit::kNone, 2),
+                 reserved("reserved", &LaneStreamRecord::reserved, 2),
+                 field("lane_count", &LaneStreamRecord::lane_count, Rule::kValue, Unit::kElements, 2),
+                 field("step", &LaneStreamRecord::step, Rule::kValue, Unit::kNone, 2)};
+};
+static_assert(encoded_size<LaneStreamRecord>() == 16);
+
+/// Begins the payload of an entropy chunk. spec: CODECS.md#entropy
+struct EntropyRecord {
+  std::uint32_t record_size = 32;
+  std::uint32_t strip_count = 0;
+  std::uint32_t exact_count = 0;
+  std::uint32_t fine_count = 0;
+  std::uint32_t scale_size = 0;
+  std::array<std::uint8_t, 12> reserved{};
+};
+template <>
+struct Layout<EntropyRecord> {
+  static constexpr std::string_view name = "entropy";
+  static constexpr auto fields =
+      std::tuple{field("record_size", &EntropyRecord::record_size, Rule::kValue, Unit::kBytes, 2),
+                 field("strip_count", &EntropyRecord::strip_count, Rule::kValue, Unit::kNone, 2),
+                 field("exact_count", &EntropyRecord::exact_count, Rule::kValue, Unit::kTokens, 2),
+                 field("fine_count", &EntropyRecord::fine_count, Rule::kValue, Unit::kTokens, 2),
+                 field("scale_size", &EntropyRecord::scale_size, Rule::kValue, Unit::kBytes, 2),
+                 reserved("reserved", &EntropyRecord::reserved, 2)};
+};
+static_assert(encoded_size<EntropyRecord>() == 32);
+
+/// One strip of an entropy chunk; the strips' bytes follow in table order.
+struct StripRecord {
+  std::uint32_t word_count = 0;
+  std::uint32_t escape_count = 0;
+};
+template <>
+struct Layout<StripRecord> {
+  static constexpr std::string_view name = "strip";
+  static constexpr auto fields =
+      std::tuple{field("word_count", &StripRecord::word_count, Rule::kValue, Unit::kNone, 2),
+                 field("escape_count", &StripRecord::escape_count, Rule::kValue, Unit::kNone, 2)};
+};
+static_assert(encoded_size<StripRecord>() == 8);
 
 /// rope_table section: this, then pair_count inverse frequencies (f64).
 struct RopeTableHeader {
@@ -622,6 +702,10 @@ constexpr void for_each_record(Visit&& visit) {
   visit.template operator()<ParameterHeader>();
   visit.template operator()<PlanesRecord>();
   visit.template operator()<PlaneRecord>();
+  visit.template operator()<LanesHeader>();
+  visit.template operator()<LaneStreamRecord>();
+  visit.template operator()<EntropyRecord>();
+  visit.template operator()<StripRecord>();
   visit.template operator()<RopeTableHeader>();
   visit.template operator()<SourceLayoutHeader>();
   visit.template operator()<SourceOperation>();

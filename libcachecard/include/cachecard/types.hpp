@@ -28,6 +28,7 @@ enum class SectionType : std::uint16_t {
   kProfileDigest = 14,
   kSummary = 15,
   kDirectory = 16,
+  kLanes = 17,
 };
 
 /// What a stream is to its layer. spec: FORMAT.md#streams
@@ -80,7 +81,8 @@ inline constexpr std::uint16_t kFrameFlagsKnown = 3;
 inline constexpr std::uint64_t kFeatureGgml = 1u << 0;
 inline constexpr std::uint64_t kFeatureZstd = 1u << 1;
 inline constexpr std::uint64_t kFeaturePlanes = 1u << 2;
-inline constexpr std::uint64_t kRequiredFeaturesKnown = 7;
+inline constexpr std::uint64_t kFeatureEntropy = 1u << 3;
+inline constexpr std::uint64_t kRequiredFeaturesKnown = 15;
 
 /// prologue.optional_features
 inline constexpr std::uint64_t kFeatureText = 1u << 0;

@@ -29,11 +29,12 @@ Result<EncodedSection> encode_chunk(const CardHeader& header, std::size_t stream
                                     FrameHeader frame, std::span<const std::byte> rows,
                                     int zstd_level = 3);
 
-/// Why a chunk that was to be planes is raw. spec: CODECS.md#planes-encode
+/// Why a chunk that was to be planes or entropy is raw. spec: CODECS.md#planes-encode, CODECS.md#entropy-encode
 enum class RawReason : std::uint8_t {
-  kNonFinite,   ///< a NaN or an infinity, and PlanesOptions::keep_nonfinite
-  kOutOfReach,  ///< a head vector that the scale does not reach
-  kWorse,       ///< at 8 bits, and q8_0 would keep it better for its size
+  kNonFinite,   ///< a NaN or an infinity, and keep_nonfinite
+  kOutOfReach,  ///< a head vector that the scale does not reach; entropy: values too far from the rest
+  kWorse,       ///< planes at 8 bits, and q8_0 would keep it better for its size
+  kLarger,      ///< entropy: not smaller than raw
 };
 std::string_view name_of(RawReason reason) noexcept;
 
@@ -49,7 +50,7 @@ struct WriteReport {
   Digest128 root{};
   std::uint64_t file_size = 0;
   Summary summary;
-  std::vector<RawChunk> raw_chunks;  ///< of write_card with planes: what was kept raw, in file order
+  std::vector<RawChunk> raw_chunks;  ///< of write_card with planes or entropy: what was kept raw, in file order
 };
 
 /// Writes a card in one forward pass. Every frame header is held to the reader's own rules before
@@ -122,8 +123,23 @@ struct PlanesOptions {
   bool keep_nonfinite = false;         ///< keep a chunk with NaN or infinite values raw; else non_finite
 };
 
+/// Lossy coding with uniform steps, entropy coded. spec: CODECS.md#entropy
+struct EntropyOptions {
+  double bits = 2.0;               ///< wanted mean bits a value of chunks, lanes and references together, 0.05 to 32;
+                                   ///< more than about 9 for each coded value are not used
+  std::uint64_t fine_tokens = 4;   ///< first tokens of the card that are kept at 8 bits: attention sinks
+  std::uint64_t exact_tokens = 0;  ///< first tokens that stay as they are, before the fine ones
+  /// Factor on the steps of each (stream, KV head) in the map's order, above 0; empty: all 1.
+  std::vector<float> gains;
+  /// Offsets [use][token of the card] in half bits, -7 to 8, two more halve the step; use: (stream, KV head) in the map's
+  /// order. Empty: all 0.
+  std::vector<std::int8_t> token_offsets;
+  bool keep_nonfinite = false;     ///< keep a chunk with NaN or infinite values raw; else non_finite
+};
+
 struct CardOptions {
   std::optional<PlanesOptions> planes;        ///< of f32, f16 and bf16 streams; absent: raw
+  std::optional<EntropyOptions> entropy;      ///< in place of planes
   Compressor compressor = Compressor::kNone;  ///< of chunks
   int zstd_level = 3;
   std::uint64_t chunk_tokens = 2048;
@@ -136,9 +152,10 @@ struct CardOptions {
   std::function<bool(std::uint64_t done, std::uint64_t total)> progress;
 };
 
-/// Writes source as a card: `raw` or `planes` for f32, f16 and bf16 streams, `ggml` for block types.
-/// planes reads every row twice: once for the means, once to code it. Errors: those of source and sink, non_finite
-/// (naming layer, head and token), invalid_argument (bits out of range, token_bits of another length)
+/// Writes source as a card: `raw`, `planes` or `entropy` for f32, f16 and bf16 streams, `ggml` for block types.
+/// planes reads every row twice: once for the means, once to code it; entropy up to six times, to find its steps.
+/// Errors: those of source and sink, non_finite (naming layer, head and token), invalid_argument (bits out of range or out
+/// of reach, token_bits, gains or token_offsets of another length)
 /// Memory: CardOptions::parallel.width chunks (read and encoded) and the small sections.
 Result<WriteReport> write_card(const CacheSource& source, ByteSink& sink,
                                const CardOptions& options = {});

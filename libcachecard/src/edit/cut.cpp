@@ -1,5 +1,7 @@
 #include "edit/cut.hpp"
 
+#include "cachecard/digest.hpp"
+#include "format/entropy_layout.hpp"
 #include "format/planes_layout.hpp"
 #include "format/record_check.hpp"
 
@@ -40,6 +42,37 @@ Status check_restorable(const CardHeader& header, const Cut& cut) {
     return Error{ErrorCode::kNotRestorable, kNoOffset, "header.restorable_from",
                  found_allowed(cut.end, "at least " + std::to_string(header.restorable_from))};
   }
+  return {};
+}
+
+References cut_references(const References& references, std::uint64_t first, std::uint64_t count) {
+  References kept(references.begin() + static_cast<std::ptrdiff_t>(first),
+                  references.begin() + static_cast<std::ptrdiff_t>(first + count));
+  for (std::size_t t = 0; t < kept.size(); ++t) {
+    if ((kept[t] & kMostDistance) > t) kept[t] = 0;
+  }
+  return kept;
+}
+
+std::string describe(const Cut& cut, const TrimOptions& options) {
+  std::string text = "trim tokens " + std::to_string(cut.first) + ":" + std::to_string(cut.end) + " layers " +
+                     std::to_string(cut.first_layer) + ":" + std::to_string(cut.end_layer);
+  if (options.key_bits || options.value_bits) {
+    const auto bits = [](const auto& b) { return b ? std::to_string(*b) : std::string("all"); };
+    text += " bits " + bits(options.key_bits) + "," + bits(options.value_bits);
+  }
+  return text;
+}
+
+Status append_cut(CardWriter& writer, FrameHeader frame, std::vector<std::byte> payload) {
+  EncodedSection section;
+  section.buffer = std::move(payload);
+  section.stored = section.buffer;
+  frame.stored_size = frame.decoded_size = section.buffer.size();
+  frame.stored_digest = digest64(section.stored.first(frame.digest_size));
+  section.frame = frame;
+  auto written = writer.append(section);
+  if (!written) return written.error();
   return {};
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "cachecard/edit.hpp"
+#include "cachecard/writer.hpp"
 
 namespace cachecard {
 
@@ -33,5 +34,14 @@ Result<Cut> plan_cut(const CardHeader& header, const TrimOptions& options);
 
 /// Errors: not_restorable.   Spec: FORMAT.md#restorable-prefixes
 Status check_restorable(const CardHeader& header, const Cut& cut);
+
+/// References of the segment's tokens [first, first + count). What led before the first leads nowhere.
+References cut_references(const References& references, std::uint64_t first, std::uint64_t count);
+
+/// For provenance.
+std::string describe(const Cut& cut, const TrimOptions& options);
+
+/// Appends a chunk that was coded anew. frame: all but sizes (digest_size is set) and digest.
+Status append_cut(CardWriter& writer, FrameHeader frame, std::vector<std::byte> payload);
 
 }  // namespace cachecard

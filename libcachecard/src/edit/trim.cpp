@@ -3,16 +3,23 @@
 
 #include "cachecard/digest.hpp"
 #include "cachecard/edit.hpp"
+#include "codec/entropy_encoder.hpp"
 #include "edit/cut.hpp"
 #include "format/planes_layout.hpp"
 #include "format/record_check.hpp"
 #include "reader/chunk_rows.hpp"
+#include "reader/payload.hpp"
 
 namespace cachecard {
 namespace {
 
 bool is_type(const FrameHeader& frame, SectionType type) {
   return frame.section_type == static_cast<std::uint16_t>(type);
+}
+
+/// Whether a section that was written anew is what another one became.
+bool is_written(const std::map<std::uint64_t, std::uint64_t>& digests, std::uint64_t digest) {
+  return std::any_of(digests.begin(), digests.end(), [&](const auto& known) { return known.second == digest; });
 }
 
 template <class T>
@@ -34,6 +41,8 @@ class Trimmer {
   Status add_map(CardWriter& writer, std::uint32_t new_segment, FrameHeader frame);
   Status add_chunk(CardWriter& writer, std::size_t index);
   Status add_cut_chunk(CardWriter& writer, const FrameHeader& old, FrameHeader frame, TokenSpan span);
+  Status add_references(CardWriter& writer, FrameHeader frame, std::size_t index);
+  Status add_cut_entropy(CardWriter& writer, const FrameHeader& old, FrameHeader frame, TokenSpan span);
   Status add_cut_planes(CardWriter& writer, const FrameHeader& old, FrameHeader frame, TokenSpan span);
   bool is_lowered(const FrameHeader& old, const FrameHeader& frame) const;
   std::uint8_t new_cap(const BitWidthMap& map, std::uint32_t stream) const;
@@ -56,6 +65,7 @@ class Trimmer {
   std::map<std::uint32_t, BitWidthMap> maps_;          ///< by new segment, where planes may be
   std::map<std::uint32_t, std::vector<std::uint8_t>> old_cap_;  ///< by new segment: what the old map says
   std::map<std::uint64_t, std::uint64_t> positions_digest_;   ///< old -> new
+  std::map<std::uint64_t, std::uint64_t> references_digest_;  ///< old -> new
   std::map<std::uint64_t, std::uint64_t> parameters_digest_;  ///< old -> new
   TrimReport report_;
 };
@@ -128,7 +138,7 @@ Status Trimmer::add_map(CardWriter& writer, std::uint32_t new_segment, FrameHead
   auto written = writer.add(frame, encode_map(map));
   if (!written) return written.error();
   map_digest_[new_segment] = written->stored_digest;
-  if ((card_.prologue().required_features & kFeaturePlanes) != 0) {
+  if ((card_.prologue().required_features & (kFeaturePlanes | kFeatureEntropy)) != 0) {
     maps_[new_segment] = std::move(map);
     old_cap_[new_segment] = std::move(old->cap);
   }
@@ -156,7 +166,7 @@ Status Trimmer::add_segment_sections(CardWriter& writer, std::uint32_t new_segme
   return add_map(writer, new_segment, framed(SectionType::kBitWidthMap));
 }
 
-/// rope_table and parameters, so that what chunks name stands before them.
+/// rope_table, lanes, references and parameters, so that what chunks name stands before them.
 Status Trimmer::copy_named(CardWriter& writer, std::size_t index) {
   FrameHeader frame = card_.frames()[index];
   if (frame.layer != kNoLayer && !cut_.keeps_layer(frame.layer)) return {};
@@ -165,6 +175,7 @@ Status Trimmer::copy_named(CardWriter& writer, std::size_t index) {
     frame.segment = segment == kNoSegment ? 0 : segment;  // a later segment may still name it
   }
   if (is_type(frame, SectionType::kParameters)) return add_parameters(writer, frame, index);
+  if (is_type(frame, SectionType::kReferences)) return add_references(writer, frame, index);
   return copy_section(writer, frame, index);
 }
 
@@ -177,7 +188,27 @@ Status Trimmer::copy_section(CardWriter& writer, const FrameHeader& frame, std::
   return outcome(writer.append(section));
 }
 
-/// Verbatim, unless they name positions or references: the former were written anew, the latter are gone.
+/// Those of the kept tokens. What led out of them belongs to a chunk that is cut at its front, which is refused.
+Status Trimmer::add_references(CardWriter& writer, FrameHeader frame, std::size_t index) {
+  const std::uint32_t old_segment = card_.frames()[index].segment;
+  if (new_segment_[old_segment] == kNoSegment) return {};
+  auto payload = card_.read_section(index);
+  if (!payload) return payload.error();
+  const SegmentRecord& old = card_.header().segments[old_segment];
+  auto parsed = parse_references(*payload, old.token_count);
+  if (!parsed) return at_payload(parsed.error(), card_.frames()[index]);
+  const SegmentRecord& now = header_.segments[frame.segment];
+  const std::uint64_t skip = now.first_token + cut_.first - old.first_token;
+  const References kept = cut_references(*parsed, skip, now.token_count);
+  frame.compressor = 0;
+  const auto bytes = std::as_bytes(std::span(kept));
+  const std::uint64_t digest = digest64(bytes);
+  const bool again = is_written(references_digest_, digest);
+  references_digest_[card_.frames()[index].stored_digest] = digest;
+  return again ? Status() : outcome(writer.add(frame, bytes));
+}
+
+/// Verbatim, unless they name positions or references, which were written anew.
 Status Trimmer::add_parameters(CardWriter& writer, const FrameHeader& frame, std::size_t index) {
   auto parameters = card_.parameters(frame.stored_digest);
   if (!parameters) return parameters.error();
@@ -187,14 +218,16 @@ Status Trimmer::add_parameters(CardWriter& writer, const FrameHeader& frame, std
     return copy_section(writer, frame, index);
   }
   const auto positions = positions_digest_.find(record.positions_digest);
-  const bool planes = record.codec == static_cast<std::uint8_t>(Codec::kPlanes);
-  if (planes && positions == positions_digest_.end()) return {};  // of a segment that is gone: nobody names them
+  const auto references = references_digest_.find(record.references_digest);
+  const bool lossy = record.codec >= static_cast<std::uint8_t>(Codec::kPlanes);
+  const bool is_gone = (record.positions_digest != 0 && positions == positions_digest_.end()) ||
+                       (record.references_digest != 0 && references == references_digest_.end());
+  if (lossy && is_gone) return {};  // of a segment that is gone: nobody names them
   record.positions_digest = positions == positions_digest_.end() ? 0 : positions->second;
-  record.references_digest = 0;
+  record.references_digest = references == references_digest_.end() ? 0 : references->second;
   const std::vector<std::byte> payload = encode_parameters(*parameters);
   const std::uint64_t digest = digest64(payload);
-  const bool again = std::any_of(parameters_digest_.begin(), parameters_digest_.end(),
-                                 [&](const auto& known) { return known.second == digest; });
+  const bool again = is_written(parameters_digest_, digest);
   parameters_digest_[frame.stored_digest] = digest;
   FrameHeader anew = frame;
   anew.compressor = 0;
@@ -220,17 +253,35 @@ Status Trimmer::add_cut_planes(CardWriter& writer, const FrameHeader& old, Frame
   frame.token_count = span.token_count;
   auto kept = planes_tokens(header_, maps_.at(frame.segment), frame);
   if (!kept) return kept.error();
-  EncodedSection section;
-  section.buffer = cut_planes(*rows->planes_chunk(), span.first_token + cut_.first - old.first_token, *kept,
-                              frame.digest_size);
-  section.stored = section.buffer;
-  frame.stored_size = frame.decoded_size = section.buffer.size();
-  frame.stored_digest = digest64(section.stored.first(frame.digest_size));
-  section.frame = frame;
-  return outcome(writer.append(section));
+  auto payload = cut_planes(*rows->planes_chunk(), span.first_token + cut_.first - old.first_token, *kept,
+                            frame.digest_size);
+  return append_cut(writer, frame, std::move(payload));
+}
+
+/// The first tokens of a chunk, coded anew from its rows.
+Status Trimmer::add_cut_entropy(CardWriter& writer, const FrameHeader& old, FrameHeader frame, TokenSpan span) {
+  if (span.first_token + cut_.first != old.first_token) {
+    return Error{ErrorCode::kNotRestorable, kNoOffset, "entropy",
+                 "tokens from " + std::to_string(span.first_token + cut_.first) +
+                     ": an entropy chunk is decoded from its beginning, allowed is a cut at token " +
+                     std::to_string(old.first_token) + " or " + std::to_string(old.first_token + old.token_count)};
+  }
+  const std::size_t stream = *card_.header().stream_index(old.layer, static_cast<StreamKind>(old.stream));
+  std::vector<std::byte> scratch(card_.scratch_bytes(stream));
+  auto rows = ChunkRows::open(card_, old, scratch);
+  if (!rows) return rows.error();
+  frame.first_token = span.first_token;
+  frame.token_count = span.token_count;
+  std::vector<std::byte> payload = cut_entropy(*rows->entropy_chunk(), span.token_count);
+  frame.digest_size = payload.size();
+  return append_cut(writer, frame, std::move(payload));
 }
 
 Status Trimmer::add_cut_chunk(CardWriter& writer, const FrameHeader& old, FrameHeader frame, TokenSpan span) {
+  if (old.codec == static_cast<std::uint8_t>(Codec::kEntropy)) {
+    ++report_.cut_chunks;
+    return add_cut_entropy(writer, old, frame, span);
+  }
   if (old.codec == static_cast<std::uint8_t>(Codec::kPlanes)) {
     ++report_.cut_chunks;
     return add_cut_planes(writer, old, frame, span);
@@ -280,12 +331,7 @@ Status Trimmer::add_provenance(CardWriter& writer) {
   entry.operation = ProvenanceOp::kTrim;
   entry.time = options_.time.value_or(0);
   entry.parent_root = card_.trailer().root;
-  entry.text = "trim tokens " + std::to_string(cut_.first) + ":" + std::to_string(cut_.end) + " layers " +
-               std::to_string(cut_.first_layer) + ":" + std::to_string(cut_.end_layer);
-  if (options_.key_bits || options_.value_bits) {
-    const auto bits = [](const auto& b) { return b ? std::to_string(*b) : std::string("all"); };
-    entry.text += " bits " + bits(options_.key_bits) + "," + bits(options_.value_bits);
-  }
+  entry.text = describe(cut_, options_);
   entries->push_back(std::move(entry));
   return outcome(writer.add(make_frame(SectionType::kProvenance), encode_provenance(*entries)));
 }
@@ -299,12 +345,11 @@ void Trimmer::note_dropped(const FrameHeader& frame) {
 Result<TrimReport> Trimmer::run(ByteSink& sink) {
   auto runs = card_.positions();
   if (!runs) return runs.error();
-  const auto positions = expand_positions(*runs);
   const auto kept = [&](const std::vector<std::int32_t>& all) {
     return std::vector<std::int32_t>(all.begin() + static_cast<std::ptrdiff_t>(cut_.first),
                                      all.begin() + static_cast<std::ptrdiff_t>(cut_.end));
   };
-  positions_ = kept(positions);
+  positions_ = kept(expand_positions(*runs));
   if ((card_.header().flags & kHeaderTokensUnknown) == 0) {
     auto ids = card_.token_ids();
     if (!ids) return ids.error();
@@ -318,7 +363,8 @@ Result<TrimReport> Trimmer::run(ByteSink& sink) {
   }
   for (std::size_t i = 0; i < card_.frames().size(); ++i) {
     const FrameHeader& frame = card_.frames()[i];
-    const bool named = is_type(frame, SectionType::kRopeTable) || is_type(frame, SectionType::kParameters);
+    const bool named = is_type(frame, SectionType::kRopeTable) || is_type(frame, SectionType::kParameters) ||
+                       is_type(frame, SectionType::kLanes) || is_type(frame, SectionType::kReferences);
     const bool chunk = is_type(frame, SectionType::kChunk);
     // Copy-safe: nothing in it depends on tokens and layers. Provenance gains a step instead.
     const bool safe = (frame.flags & kFrameCopySafe) != 0 && frame.segment == kNoSegment;
@@ -327,8 +373,7 @@ Result<TrimReport> Trimmer::run(ByteSink& sink) {
     } else if (safe && !is_type(frame, SectionType::kProvenance)) {
       if (Status s = copy_section(*writer, frame, i); !s) return s.error();
     } else if (is_type(frame, SectionType::kText) || is_type(frame, SectionType::kMedia) ||
-               is_type(frame, SectionType::kSourceLayout) || is_type(frame, SectionType::kCanary) ||
-               is_type(frame, SectionType::kReferences) || name_of(static_cast<SectionType>(frame.section_type)) == "unknown") {
+               is_type(frame, SectionType::kSourceLayout) || is_type(frame, SectionType::kCanary) || name_of(static_cast<SectionType>(frame.section_type)) == "unknown") {
       note_dropped(frame);
     }
   }

@@ -1,6 +1,9 @@
 #include "format/frame_walk.hpp"
 
+#include <array>
+
 #include "base/checked.hpp"
+#include "format/entropy_layout.hpp"
 #include "format/framing.hpp"
 #include "format/record_check.hpp"
 
@@ -17,7 +20,8 @@ std::uint64_t stream_key(std::uint32_t layer, std::uint8_t stream) {
   return std::uint64_t{layer} << 8 | stream;
 }
 
-bool is_planes(const FrameHeader& frame) { return frame.codec == static_cast<std::uint8_t>(Codec::kPlanes); }
+bool is_of(const FrameHeader& frame, Codec codec) { return frame.codec == static_cast<std::uint8_t>(codec); }
+bool is_lossy(const FrameHeader& frame) { return is_of(frame, Codec::kPlanes) || is_of(frame, Codec::kEntropy); }
 
 SectionType type_of(const FrameHeader& frame) { return static_cast<SectionType>(frame.section_type); }
 
@@ -79,7 +83,7 @@ Status FrameWalk::check_sizes(const FrameHeader& frame) const {
     return frame_error(ErrorCode::kLimitExceeded, frame, &FrameHeader::decoded_size,
                        found_allowed(frame.decoded_size, std::to_string(limit)));
   }
-  const bool head_only = type_of(frame) == SectionType::kChunk && is_planes(frame);
+  const bool head_only = type_of(frame) == SectionType::kChunk && is_of(frame, Codec::kPlanes);
   if (head_only ? frame.digest_size > frame.stored_size : frame.digest_size != frame.stored_size) {
     return frame_error(ErrorCode::kBadSize, frame, &FrameHeader::digest_size,
                        found_allowed(frame.digest_size, (head_only ? "at most " : "") +
@@ -151,7 +155,7 @@ Status FrameWalk::check_order(const FrameHeader& frame, const SectionRule& rule)
                        "token ids in a card whose header says they are unknown");
   }
   const bool named = rule.type == SectionType::kParameters || rule.type == SectionType::kRopeTable ||
-                     rule.type == SectionType::kReferences;
+                     rule.type == SectionType::kReferences || rule.type == SectionType::kLanes;
   if (named && placed_.contains({frame.section_type, frame.stored_digest})) {
     return frame_error(ErrorCode::kCorrupt, frame, &FrameHeader::stored_digest,
                        "the same section stands before");
@@ -198,12 +202,10 @@ Status FrameWalk::check_span(const FrameHeader& frame, const SectionRule& rule) 
 }
 
 Status FrameWalk::check_features(const FrameHeader& frame, const SectionRule& rule) const {
+  static constexpr std::array<std::uint64_t, 4> kOfCodec{0, kFeatureGgml, kFeaturePlanes, kFeatureEntropy};
   std::uint64_t required = rule.required_feature;
   if (frame.compressor != 0) required |= kFeatureZstd;
-  if (rule.type == SectionType::kChunk && frame.codec == static_cast<std::uint8_t>(Codec::kGgml)) {
-    required |= kFeatureGgml;
-  }
-  if (rule.type == SectionType::kChunk && is_planes(frame)) required |= kFeaturePlanes;
+  if (rule.type == SectionType::kChunk && frame.codec < kOfCodec.size()) required |= kOfCodec[frame.codec];
   if ((prologue_.required_features & required) == required &&
       (prologue_.optional_features & rule.optional_feature) == rule.optional_feature) {
     return {};
@@ -228,8 +230,7 @@ Status FrameWalk::check_chunk(const FrameHeader& frame) {
   return check_chunk_rows(frame, stream, next);
 }
 
-Status FrameWalk::check_opaque(const FrameHeader& frame, const StreamRecord& stream,
-                               std::uint64_t& done) {
+Status FrameWalk::check_opaque(const FrameHeader& frame, const StreamRecord& stream, std::uint64_t& done) {
   if (frame.codec != static_cast<std::uint8_t>(Codec::kRaw) ||
       static_cast<DType>(frame.dtype) != DType::kBytes || frame.parameter_digest != 0 ||
       frame.map_digest != 0 || frame.first_token != 0 || frame.token_count != 0) {
@@ -247,9 +248,9 @@ Status FrameWalk::check_opaque(const FrameHeader& frame, const StreamRecord& str
 
 Status FrameWalk::check_chunk_codec(const FrameHeader& frame, const StreamRecord& stream) const {
   const auto codec = static_cast<Codec>(frame.codec);
-  if (codec != Codec::kRaw && codec != Codec::kGgml && codec != Codec::kPlanes) {
+  if (frame.codec > static_cast<std::uint8_t>(Codec::kEntropy)) {
     return frame_error(ErrorCode::kUnsupportedCodec, frame, &FrameHeader::codec,
-                       found_allowed(frame.codec, "0 (raw), 1 (ggml) or 2 (planes)"));
+                       found_allowed(frame.codec, "0 (raw), 1 (ggml), 2 (planes) or 3 (entropy)"));
   }
   if (frame.dtype != stream.dtype) {
     return frame_error(ErrorCode::kCorrupt, frame, &FrameHeader::dtype,
@@ -260,9 +261,9 @@ Status FrameWalk::check_chunk_codec(const FrameHeader& frame, const StreamRecord
     return frame_error(ErrorCode::kCorrupt, frame, &FrameHeader::codec,
                        std::string(name_of(codec)) + " holds f32, f16 and bf16, not " + std::string(info.name));
   }
-  if (codec == Codec::kPlanes && frame.compressor != 0) {
+  if (is_lossy(frame) && frame.compressor != 0) {
     return frame_error(ErrorCode::kCorrupt, frame, &FrameHeader::compressor,
-                       found_allowed(frame.compressor, "0 for planes"));
+                       found_allowed(frame.compressor, "0 for " + std::string(name_of(codec))));
   }
   if (frame.compressor == static_cast<std::uint8_t>(Compressor::kSplitZstd) &&
       info.block_elements != 1) {
@@ -279,9 +280,8 @@ Status FrameWalk::check_chunk_references(const FrameHeader& frame, const StreamR
                        "no such bit_width_map of this segment stands before");
   }
   const bool named = frame.parameter_digest != 0;
-  const bool found = placed_.contains(
-      {static_cast<std::uint16_t>(SectionType::kParameters), frame.parameter_digest});
-  const bool needed = stream.hadamard_size > 1 || is_planes(frame);
+  const bool found = placed_.contains({static_cast<std::uint16_t>(SectionType::kParameters), frame.parameter_digest});
+  const bool needed = stream.hadamard_size > 1 || is_lossy(frame);
   if (named != needed || named != found) {
     return frame_error(ErrorCode::kCorrupt, frame, &FrameHeader::parameter_digest,
                        needed ? "no such parameters section stands before"
@@ -290,8 +290,7 @@ Status FrameWalk::check_chunk_references(const FrameHeader& frame, const StreamR
   return {};
 }
 
-Status FrameWalk::check_chunk_rows(const FrameHeader& frame, const StreamRecord& stream,
-                                   std::uint64_t& next) {
+Status FrameWalk::check_chunk_rows(const FrameHeader& frame, const StreamRecord& stream, std::uint64_t& next) {
   const SegmentRecord& segment = header_.segments[frame.segment];
   if (frame.token_count == 0 ||
       !span_within(frame.first_token, frame.token_count, segment.first_token + segment.token_count) ||
@@ -306,14 +305,18 @@ Status FrameWalk::check_chunk_rows(const FrameHeader& frame, const StreamRecord&
                                                             std::to_string(end)));
   }
   const std::uint64_t size = frame.token_count * row_bytes(stream, static_cast<DType>(frame.dtype));
-  if (!is_planes(frame) && frame.decoded_size != size) {
+  if (!is_lossy(frame) && frame.decoded_size != size) {
     return frame_error(ErrorCode::kBadSize, frame, &FrameHeader::decoded_size,
                        found_allowed(frame.decoded_size, std::to_string(size)));
+  }
+  if (is_of(frame, Codec::kEntropy) && frame.token_count > limits_.section_bytes / strip_row_bytes(stream)) {
+    return frame_error(ErrorCode::kLimitExceeded, frame, &FrameHeader::token_count,
+                       found_allowed(frame.token_count, std::to_string(limits_.section_bytes) + " bytes of strips in f32"));
   }
   next += frame.token_count;
   const std::uint64_t values = frame.token_count * row_elements(stream);
   value_count_ += values;
-  if (!is_planes(frame)) count_width(frame, dtype_info(static_cast<DType>(frame.dtype))->width_half_bits, values);
+  if (!is_lossy(frame)) count_width(frame, dtype_info(static_cast<DType>(frame.dtype))->width_half_bits, values);
   return {};
 }
 
@@ -348,8 +351,7 @@ Status FrameWalk::finish() const {
   for (std::size_t i = 0; i < header_.streams.size(); ++i) {
     const StreamRecord& stream = header_.streams[i];
     const bool opaque = stream.stream == static_cast<std::uint8_t>(StreamKind::kOpaque);
-    const std::uint64_t end =
-        opaque ? stream.opaque_size : stream.first_token + stream.token_count;
+    const std::uint64_t end = opaque ? stream.opaque_size : stream.first_token + stream.token_count;
     if (stream_next_[i] != end) {
       return corrupt("the " + std::string(name_of(static_cast<StreamKind>(stream.stream))) +
                      " stream of layer " + std::to_string(stream.layer) + " ends at " +

@@ -136,11 +136,10 @@ std::vector<std::uint32_t> planes_groups(const StreamRecord& stream, const Param
   return widths;
 }
 
-Status check_planes_parameters(const StreamRecord& stream, const Parameters& parameters, const RopeTableHeader* table) {
+Status check_card_order(const StreamRecord& stream, const Parameters& parameters, const RopeTableHeader* table) {
   const auto misfit = [](std::string detail) {
     return Error{ErrorCode::kCorrupt, kNoOffset, "parameters", std::move(detail)};
   };
-  if (parameters.record.codec != static_cast<std::uint8_t>(Codec::kPlanes)) return misfit("they are of another codec");
   std::uint64_t at = 0;
   for (const PartRecord& part : parameters.parts) {
     if (part.offset != at || part.width == 0 || part.rotated > 1) return misfit("parts do not tile a head");
@@ -150,11 +149,6 @@ Status check_planes_parameters(const StreamRecord& stream, const Parameters& par
   for (const std::uint32_t width : planes_groups(stream, parameters)) {
     if (width % parameters.record.hadamard_size != 0) return misfit("hadamard_size does not divide the groups");
   }
-  const std::uint64_t data_size = parameters.record.data_size;
-  if (data_size != 0 && data_size != 2 * row_elements(stream)) {
-    return misfit("found " + std::to_string(data_size / 2) + " means, allowed none or " +
-                  std::to_string(row_elements(stream)));
-  }
   if (parameters.record.rope_removed == 0) return {};
   if (stream.rope_state != static_cast<std::uint8_t>(RopeState::kPostRope) || stream.hadamard_size != 1) {
     return misfit("rope_removed, but the stream's keys are not post_rope and unrotated");
@@ -163,6 +157,19 @@ Status check_planes_parameters(const StreamRecord& stream, const Parameters& par
     return misfit("the RoPE table's channels leave the head");
   }
   return {};
+}
+
+Status check_planes_parameters(const StreamRecord& stream, const Parameters& parameters, const RopeTableHeader* table) {
+  const auto misfit = [](std::string detail) {
+    return Error{ErrorCode::kCorrupt, kNoOffset, "parameters", std::move(detail)};
+  };
+  if (parameters.record.codec != static_cast<std::uint8_t>(Codec::kPlanes)) return misfit("they are of another codec");
+  const std::uint64_t data_size = parameters.record.data_size;
+  if (data_size != 0 && data_size != 2 * row_elements(stream)) {
+    return misfit("found " + std::to_string(data_size / 2) + " means, allowed none or " +
+                  std::to_string(row_elements(stream)));
+  }
+  return check_card_order(stream, parameters, table);
 }
 
 PlanesHeadSizes planes_head_sizes(std::size_t unit_count, std::uint64_t coded_count, std::uint64_t exact_count,

@@ -41,6 +41,9 @@ void count_planes(const CardHeader& header, const FrameHeader& frame, const Plan
 /// Groups of one head, in card order: what has a scale of its own.
 std::vector<std::uint32_t> planes_groups(const StreamRecord& stream, const Parameters& parameters);
 
+/// Whether parts, RoPE table and hadamard_size of the parameters fit the stream's heads.   Errors: as below
+Status check_card_order(const StreamRecord& stream, const Parameters& parameters, const RopeTableHeader* table);
+
 /// Whether the parameters fit the stream. table: the record of the one that they name, or null. Their data may be gone.
 /// Errors: corrupt without a place (the caller knows whose chunk it is)
 Status check_planes_parameters(const StreamRecord& stream, const Parameters& parameters, const RopeTableHeader* table);

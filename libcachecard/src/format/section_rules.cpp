@@ -16,7 +16,7 @@ constexpr std::array kRules{
     SectionRule{T::kPositions, kReq, S::kSegment, true, true, 0, 0},
     SectionRule{T::kBitWidthMap, kReq, S::kSegment, true, true, 0, 0},
     SectionRule{T::kParameters, kReq, S::kSegment, false, false, 0, 0},
-    SectionRule{T::kReferences, kReq, S::kSegment, false, false, 0, 0},
+    SectionRule{T::kReferences, kReq, S::kSegment, false, false, kFeatureEntropy, 0},
     SectionRule{T::kRopeTable, kReq, S::kCard, false, false, 0, 0},
     SectionRule{T::kChunk, kReq, S::kStream, false, false, 0, 0},
     SectionRule{T::kMedia, 0, S::kSegment, false, false, 0, kFeatureMedia},
@@ -27,6 +27,7 @@ constexpr std::array kRules{
     SectionRule{T::kProfileDigest, kCopy, S::kCard, true, false, 0, 0},
     SectionRule{T::kSummary, kReq, S::kCard, true, false, 0, 0},
     SectionRule{T::kDirectory, kReq, S::kCard, true, false, 0, 0},
+    SectionRule{T::kLanes, kReq, S::kSegment, false, false, kFeatureEntropy, 0},
 };
 
 }  // namespace

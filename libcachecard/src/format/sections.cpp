@@ -4,6 +4,7 @@
 #include "base/bytes.hpp"
 #include "base/checked.hpp"
 #include "cachecard/card.hpp"
+#include "format/entropy_layout.hpp"
 #include "format/header_checks.hpp"
 #include "format/planes_layout.hpp"
 #include "format/record_check.hpp"
@@ -65,6 +66,9 @@ Status check_planes_record(const ParameterHeader& record, std::span<const std::b
     return field_error(ErrorCode::kCorrupt, kNoOffset, &ParameterHeader::references_digest,
                        "planes have no references");
   }
+  if (record.lanes_digest != 0) {
+    return field_error(ErrorCode::kCorrupt, kNoOffset, &ParameterHeader::lanes_digest, "planes have no lanes");
+  }
   if (record.hadamard_size > kLargestPlanesHadamard) {
     return field_error(ErrorCode::kCorrupt, kNoOffset, &ParameterHeader::hadamard_size,
                        found_allowed(record.hadamard_size, "at most " + std::to_string(kLargestPlanesHadamard)));
@@ -124,6 +128,9 @@ Result<Parameters> parse_parameters(std::span<const std::byte> payload) {
   parameters.data.assign(rest.begin(), rest.end());
   if (record->codec == static_cast<std::uint8_t>(Codec::kPlanes)) {
     if (Status s = check_planes_record(*record, parameters.data); !s) return s.error();
+  }
+  if (record->codec == static_cast<std::uint8_t>(Codec::kEntropy)) {
+    if (Status s = check_entropy_record(*record); !s) return s.error();
   }
   return parameters;
 }

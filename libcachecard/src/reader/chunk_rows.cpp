@@ -12,6 +12,7 @@ namespace cachecard {
 namespace {
 
 bool is_planes(const FrameHeader& frame) { return frame.codec == static_cast<std::uint8_t>(Codec::kPlanes); }
+bool is_entropy(const FrameHeader& frame) { return frame.codec == static_cast<std::uint8_t>(Codec::kEntropy); }
 
 /// What planes_decode_scratch asks for, without the chunk's parameters: they have at most 64 groups a head.
 std::size_t planes_floats(const StreamRecord& stream) {
@@ -40,6 +41,9 @@ std::size_t chunk_scratch(const StreamRecord& stream, const FrameHeader& frame) 
   if (is_planes(frame)) {
     return stored + planes_floats(stream) + align64(row_bytes(stream, static_cast<DType>(stream.dtype)));
   }
+  if (is_entropy(frame)) {
+    return stored + entropy_decode_scratch(stream, frame) + align64(row_bytes(stream, static_cast<DType>(stream.dtype)));
+  }
   return stored + align64(frame.decoded_size) +
          decompress_scratch(static_cast<Compressor>(frame.compressor), frame.decoded_size);
 }
@@ -52,12 +56,17 @@ Result<ChunkRows> ChunkRows::open(const CardReader& card, const FrameHeader& fra
   rows.row_size_ = row_bytes(stream, static_cast<DType>(stream.dtype));
   rows.head_count_ = stream.kv_head_count;
   rows.head_size_ = rows.row_size_ / stream.kv_head_count;
+  rows.dtype_ = static_cast<DType>(stream.dtype);
   auto stored = load_stored(card.source(), frame, scratch);
   if (!stored) return stored.error();
   rows.payload_ = *stored;
   const auto rest = scratch.subspan(align64(frame.stored_size));
   if (is_planes(frame)) {
     if (Status s = rows.open_planes(card, frame, rest, rope_shift); !s) return s.error();
+    return rows;
+  }
+  if (is_entropy(frame)) {
+    if (Status s = rows.open_entropy(card, frame, rest, rope_shift); !s) return s.error();
     return rows;
   }
   if (frame.compressor == 0) return rows;
@@ -87,16 +96,44 @@ Status ChunkRows::open_planes(const CardReader& card, const FrameHeader& frame, 
   return {};
 }
 
+Status ChunkRows::open_entropy(const CardReader& card, const FrameHeader& frame, std::span<std::byte> scratch,
+                               std::int64_t rope_shift) {
+  auto context = card.contexts().open_entropy(card, frame, rope_shift);
+  if (!context) return context.error();
+  entropy_context_ = std::move(*context);
+  const std::size_t index = *card.header().stream_index(frame.layer, static_cast<StreamKind>(frame.stream));
+  const StreamRecord& stream = card.header().streams[index];
+  const EntropyStream& opened = *entropy_context_->stream;
+  auto head = parse_entropy_head(stream, frame, *entropy_context_->tokens, opened.group_widths(), opened.has_scale(), payload_);
+  if (!head) return head.error();
+  const std::size_t size = entropy_decode_scratch(stream, frame);
+  auto chunk = EntropyChunk::open(opened, *entropy_context_->tokens, *head, entropy_context_->chunk_references, frame,
+                                  scratch.first(size));
+  if (!chunk) return chunk.error();
+  entropy_ = std::move(*chunk);
+  one_row_ = scratch.subspan(size, row_size_);
+  return {};
+}
+
+void ChunkRows::put_coded(std::uint64_t first, std::uint64_t count, const kernel::RowTarget& target,
+                          std::int64_t row_stride) const {
+  if (entropy_) return entropy_->put(first, count, target, row_stride, entropy_context_->angle_data());
+  planes().decode(first, count, target, row_stride, floats_);
+}
+
+double ChunkRows::squared_error_bound() const {
+  return entropy_ ? entropy_->squared_error_bound() : head_ ? planes().squared_error_bound() : 0.0;
+}
+
 std::span<const std::byte> ChunkRows::row(std::uint64_t row) const {
-  if (!head_) return payload_.subspan(row * row_size_, row_size_);
-  const auto dtype = context_->stream->dtype();
-  planes().decode(row, 1, {one_row_.data(), static_cast<std::int64_t>(head_size_), dtype}, 0, floats_);
+  if (!is_coded()) return payload_.subspan(row * row_size_, row_size_);
+  put_coded(row, 1, {one_row_.data(), static_cast<std::int64_t>(head_size_), dtype_}, 0);
   return one_row_;
 }
 
 void ChunkRows::put_heads(std::uint64_t first, std::uint64_t count, const kernel::RowTarget& target,
                           std::int64_t row_stride) const {
-  if (head_) return planes().decode(first, count, target, row_stride, floats_);
+  if (is_coded()) return put_coded(first, count, target, row_stride);
   for (std::uint64_t i = 0; i < count; ++i) {
     const std::byte* in = payload_.data() + (first + i) * row_size_;
     std::byte* out = target.base + static_cast<std::int64_t>(i) * row_stride;
@@ -107,18 +144,22 @@ void ChunkRows::put_heads(std::uint64_t first, std::uint64_t count, const kernel
 }
 
 bool ChunkRows::put_turned(std::uint64_t row, std::span<float> out) const {
-  if (!head_ || context_->angles == nullptr || context_->tokens->coded_width[row] == 0) return false;
+  if (!is_coded()) return false;
+  if (entropy_ ? entropy_context_->angles == nullptr || entropy_->is_exact(row)
+               : context_->angles == nullptr || context_->tokens->coded_width[row] == 0) {
+    return false;
+  }
   const auto head_bytes = static_cast<std::int64_t>(out.size_bytes() / head_count_);
-  planes().decode(row, 1, {reinterpret_cast<std::byte*>(out.data()), head_bytes, DType::kF32}, 0, floats_);
+  put_coded(row, 1, {reinterpret_cast<std::byte*>(out.data()), head_bytes, DType::kF32}, 0);
   return true;
 }
 
 void ChunkRows::put_rows(std::uint64_t first, std::uint64_t count, std::span<std::byte> out) const {
-  if (!head_) {
+  if (!is_coded()) {
     std::memcpy(out.data(), payload_.data() + first * row_size_, count * row_size_);
     return;
   }
-  put_heads(first, count, {out.data(), static_cast<std::int64_t>(head_size_), context_->stream->dtype()},
+  put_heads(first, count, {out.data(), static_cast<std::int64_t>(head_size_), dtype_},
             static_cast<std::int64_t>(row_size_));
 }
 

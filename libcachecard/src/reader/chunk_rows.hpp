@@ -27,6 +27,10 @@ class ChunkRows {
   void put_heads(std::uint64_t first, std::uint64_t count, const kernel::RowTarget& target, std::int64_t row_stride) const;
   /// A row whose codes stand before RoPE, in f32 and with RoPE at its position + rope_shift. False: it is none.
   bool put_turned(std::uint64_t row, std::span<float> out) const;
+  /// The chunk as its codes, where it is entropy.
+  const EntropyChunk* entropy_chunk() const { return entropy_ ? &*entropy_ : nullptr; }
+  /// Half a step squared for every value that is not exact, where there are steps.
+  double squared_error_bound() const;
   /// The chunk as its codes, where it is planes.
   std::optional<PlanesChunk> planes_chunk() const { return head_ ? std::optional(planes()) : std::nullopt; }
   /// Rows [first, first + count), one after the other.
@@ -36,12 +40,20 @@ class ChunkRows {
   ChunkRows() = default;
   Status open_planes(const CardReader& card, const FrameHeader& frame, std::span<std::byte> scratch,
                      std::int64_t rope_shift);
+  Status open_entropy(const CardReader& card, const FrameHeader& frame, std::span<std::byte> scratch,
+                      std::int64_t rope_shift);
+  bool is_coded() const { return head_ || entropy_; }
+  void put_coded(std::uint64_t first, std::uint64_t count, const kernel::RowTarget& target, std::int64_t row_stride) const;
   PlanesChunk planes() const { return {*context_->stream, *context_->tokens, *head_, payload_, context_->angle_data()}; }
 
   std::span<const std::byte> payload_;
   std::size_t row_size_ = 0;
   std::size_t head_size_ = 0;
   std::uint32_t head_count_ = 0;
+  DType dtype_ = DType::kF32;
+  // Of entropy only.
+  std::optional<EntropyContext> entropy_context_;
+  std::optional<EntropyChunk> entropy_;
   // Of planes only.
   std::optional<PlanesContext> context_;
   std::optional<PlanesHead> head_;

@@ -257,7 +257,8 @@ Status CardReader::read_rows(std::size_t stream_index, std::uint64_t first_token
     const Overlap span = overlap(frame, first_token, token_count);
     if (span.first >= span.end) continue;
     const auto place = out.subspan((span.first - first_token) * row_size, (span.end - span.first) * row_size);
-    const bool verbatim = frame.compressor == 0 && frame.codec != static_cast<std::uint8_t>(Codec::kPlanes);
+    const bool verbatim = frame.compressor == 0 && frame.codec != static_cast<std::uint8_t>(Codec::kPlanes) &&
+                          frame.codec != static_cast<std::uint8_t>(Codec::kEntropy);
     if (verbatim && place.size() == frame.stored_size) {
       if (Status s = read_stored(index, place); !s) return s;
       continue;
@@ -302,12 +303,15 @@ Status CardReader::decode(const DecodeRequest& request, const DecodeTarget& targ
 
 Result<double> CardReader::squared_error_bound(std::size_t index) const {
   const FrameHeader& frame = frames_[index];
-  if (frame.codec != static_cast<std::uint8_t>(Codec::kPlanes)) return 0.0;
+  if (frame.codec != static_cast<std::uint8_t>(Codec::kPlanes) &&
+      frame.codec != static_cast<std::uint8_t>(Codec::kEntropy)) {
+    return 0.0;
+  }
   const auto stream = *header_.stream_index(frame.layer, static_cast<StreamKind>(frame.stream));
   std::vector<std::byte> scratch(chunk_scratch(header_.streams[stream], frame));
   auto rows = ChunkRows::open(*this, frame, scratch);
   if (!rows) return rows.error();
-  return rows->planes_chunk()->squared_error_bound();
+  return rows->squared_error_bound();
 }
 
 Status CardReader::read_opaque(std::size_t stream_index, std::uint64_t offset,

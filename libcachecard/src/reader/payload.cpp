@@ -30,12 +30,14 @@ Status inflate_payload(const FrameHeader& frame, std::span<const std::byte> stor
 }
 
 Status check_named_parameters(const FrameHeader& frame, const StreamRecord& stream, const ParameterHeader& parameters) {
-  const bool planes = frame.codec == static_cast<std::uint8_t>(Codec::kPlanes);
-  if (planes != (parameters.codec == static_cast<std::uint8_t>(Codec::kPlanes))) {
+  const auto lossy = [](std::uint8_t codec) {
+    return codec == static_cast<std::uint8_t>(Codec::kPlanes) || codec == static_cast<std::uint8_t>(Codec::kEntropy);
+  };
+  if ((lossy(frame.codec) || lossy(parameters.codec)) && frame.codec != parameters.codec) {
     return field_error(ErrorCode::kCorrupt, frame.offset, &FrameHeader::parameter_digest,
                        "the parameters there are of another codec");
   }
-  if (!planes && parameters.hadamard_size != stream.hadamard_size) {
+  if (!lossy(frame.codec) && parameters.hadamard_size != stream.hadamard_size) {
     return field_error(ErrorCode::kCorrupt, frame.offset, &FrameHeader::parameter_digest,
                        "the rotation there is not the header's");
   }

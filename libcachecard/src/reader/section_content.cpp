@@ -32,7 +32,7 @@ Status SectionContent::check(const FrameHeader& frame, std::span<const std::byte
       break;
     case SectionType::kPositions:
       status = outcome(parse_positions(payload, frame.token_count));
-      digests_[frame.stored_digest] = frame.section_type;
+      digests_.insert({frame.section_type, frame.stored_digest});
       positions_of_[frame.segment] = frame.stored_digest;
       break;
     case SectionType::kBitWidthMap:
@@ -45,7 +45,10 @@ Status SectionContent::check(const FrameHeader& frame, std::span<const std::byte
       status = check_rope_table(frame, payload);
       break;
     case SectionType::kReferences:
-      digests_[frame.stored_digest] = frame.section_type;
+      status = check_references_section(frame, payload);
+      break;
+    case SectionType::kLanes:
+      status = check_lanes(frame, payload);
       break;
     case SectionType::kProvenance:
       status = outcome(parse_provenance(payload));
@@ -73,20 +76,46 @@ Status SectionContent::check_rope_table(const FrameHeader& frame, std::span<cons
   const auto table = parse_rope_table(payload);
   if (!table) return table.error();
   rope_tables_[frame.stored_digest] = table->record;
-  digests_[frame.stored_digest] = frame.section_type;
+  digests_.insert({frame.section_type, frame.stored_digest});
   return {};
 }
 
 Status SectionContent::check_map(const FrameHeader& frame, std::span<const std::byte> payload) {
   auto map = parse_map(payload, header_, frame.token_count, limits_);
   if (!map) return map.error();
-  map_bytes_ += map->base.size() + map->cap.size() + 2 * map->row_of.size() + map->rows.size();
-  if (map_bytes_ > limits_.map_bytes) {  // all of them stay in memory until the end
-    return field_error(ErrorCode::kLimitExceeded, kNoOffset, &MapHeader::row_count,
-                       "maps of " + std::to_string(map_bytes_) + " bytes in all, allowed " +
-                           std::to_string(limits_.map_bytes));
+  if (Status s = keep(map->base.size() + map->cap.size() + 2 * map->row_of.size() + map->rows.size(),
+                      "bit_width_map.row_count");
+      !s) {
+    return s;
   }
   maps_[frame.segment] = std::move(*map);
+  return {};
+}
+
+/// All of them stay in memory until the end.
+Status SectionContent::keep(std::uint64_t bytes, const char* field) {
+  map_bytes_ += bytes;
+  if (map_bytes_ <= limits_.map_bytes) return {};
+  return Error{ErrorCode::kLimitExceeded, kNoOffset, field,
+               "maps, lanes and references of " + std::to_string(map_bytes_) + " bytes in all, allowed " +
+                   std::to_string(limits_.map_bytes)};
+}
+
+Status SectionContent::check_lanes(const FrameHeader& frame, std::span<const std::byte> payload) {
+  auto lanes = parse_lanes(payload);
+  if (!lanes) return lanes.error();
+  if (Status s = keep(payload.size(), "lanes.stream_count"); !s) return s;
+  lanes_[frame.stored_digest] = std::move(*lanes);
+  digests_.insert({frame.section_type, frame.stored_digest});
+  return {};
+}
+
+Status SectionContent::check_references_section(const FrameHeader& frame, std::span<const std::byte> payload) {
+  auto references = parse_references(payload, header_.segments[frame.segment].token_count);
+  if (!references) return references.error();
+  if (Status s = keep(payload.size(), "references"); !s) return s;
+  references_[frame.stored_digest] = std::move(*references);
+  digests_.insert({frame.section_type, frame.stored_digest});
   return {};
 }
 
@@ -95,9 +124,7 @@ Status SectionContent::check_parameters(const FrameHeader& frame, std::span<cons
   if (!parsed) return parsed.error();
   const ParameterHeader& record = parsed->record;
   const auto resolves = [&](std::uint64_t digest, SectionType type) {
-    const auto found = digests_.find(digest);
-    return digest == 0 ||
-           (found != digests_.end() && found->second == static_cast<std::uint16_t>(type));
+    return digest == 0 || digests_.contains({static_cast<std::uint16_t>(type), digest});
   };
   if (!resolves(record.rope_table_digest, SectionType::kRopeTable)) {
     return field_error(ErrorCode::kCorrupt, kNoOffset, &ParameterHeader::rope_table_digest,
@@ -110,6 +137,9 @@ Status SectionContent::check_parameters(const FrameHeader& frame, std::span<cons
   if (!resolves(record.references_digest, SectionType::kReferences)) {
     return field_error(ErrorCode::kCorrupt, kNoOffset, &ParameterHeader::references_digest,
                        "no such references stand before");
+  }
+  if (!resolves(record.lanes_digest, SectionType::kLanes)) {
+    return field_error(ErrorCode::kCorrupt, kNoOffset, &ParameterHeader::lanes_digest, "no such lanes stand before");
   }
   parsed->data = {};
   parameters_[frame.stored_digest] = std::move(*parsed);
@@ -146,6 +176,12 @@ Status SectionContent::check_chunk(const FrameHeader& frame) {
                          "the map says that a token of this chunk is absent");
     }
   }
+  if (frame.codec == static_cast<std::uint8_t>(Codec::kEntropy)) {
+    auto coded = entropy_tokens(header_, map->second, frame);
+    if (!coded) return coded.error();
+    entropy_tokens_ = std::move(*coded);
+    return check_entropy_chunk(frame, stream, parameters->second);
+  }
   if (frame.codec != static_cast<std::uint8_t>(Codec::kPlanes)) return {};
   auto tokens = planes_tokens(header_, map->second, frame);
   if (!tokens) return tokens.error();
@@ -170,6 +206,53 @@ Status SectionContent::check_planes_chunk(const FrameHeader& frame, const Stream
     return misfit("the parameters name the positions of another segment");
   }
   return {};
+}
+
+Status SectionContent::check_entropy_chunk(const FrameHeader& frame, const StreamRecord& stream,
+                                           const Parameters& parameters) {
+  const auto misfit = [&](std::string detail) {
+    return field_error(ErrorCode::kCorrupt, frame.offset, &FrameHeader::parameter_digest, std::move(detail));
+  };
+  const auto found = rope_tables_.find(parameters.record.rope_table_digest);
+  RopeTable table;
+  if (found != rope_tables_.end()) table.record = found->second;
+  const auto lanes = lanes_.find(parameters.record.lanes_digest);
+  const LaneStream* own = lanes == lanes_.end() ? nullptr : lanes->second.find(stream.layer, stream.stream);
+  if (Status s = check_entropy_parameters(stream, parameters, own, found == rope_tables_.end() ? nullptr : &table.record);
+      !s) {
+    return misfit(s.error().detail);
+  }
+  const auto positions = positions_of_.find(frame.segment);
+  if (parameters.record.rope_removed == 1 &&
+      (positions == positions_of_.end() || positions->second != parameters.record.positions_digest)) {
+    return misfit("the parameters name the positions of another segment");
+  }
+  chunk_references_ = {};
+  if (const auto named = references_.find(parameters.record.references_digest); named != references_.end()) {
+    const SegmentRecord& segment = header_.segments[frame.segment];
+    if (named->second.size() != segment.token_count) return misfit("the references are of another segment");
+    chunk_references_ =
+        std::span<const std::uint16_t>(named->second).subspan(frame.first_token - segment.first_token, frame.token_count);
+    if (Status s = check_references(frame, chunk_references_); !s) return s;
+  }
+  entropy_stream_.emplace(stream, parameters, *own, found == rope_tables_.end() ? nullptr : &table);
+  return {};
+}
+
+Status SectionContent::check_entropy(const FrameHeader& frame, std::span<const std::byte> payload, bool decode) {
+  const StreamRecord& stream = header_.streams[*header_.stream_index(frame.layer, static_cast<StreamKind>(frame.stream))];
+  const EntropyStream& opened = *entropy_stream_;
+  auto head = parse_entropy_head(stream, frame, entropy_tokens_, opened.group_widths(), opened.has_scale(), payload);
+  if (!head) return head.error();
+  if (!decode) return {};
+  scratch_.resize(entropy_decode_scratch(stream, frame));
+  return outcome(EntropyChunk::open(opened, entropy_tokens_, *head, chunk_references_, frame, scratch_));
+}
+
+void SectionContent::count_widths(const FrameHeader& frame, FrameWalk& walk) const {
+  if (frame.codec == static_cast<std::uint8_t>(Codec::kPlanes)) return count_planes(header_, frame, tokens_, walk);
+  if (frame.codec != static_cast<std::uint8_t>(Codec::kEntropy)) return;
+  count_entropy(header_, maps_.at(frame.segment), frame, walk);
 }
 
 Status SectionContent::check_planes(const FrameHeader& frame, std::span<const std::byte> payload) const {

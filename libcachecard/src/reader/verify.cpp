@@ -12,6 +12,7 @@ namespace cachecard {
 namespace {
 
 bool is_planes(const FrameHeader& frame) { return frame.codec == static_cast<std::uint8_t>(Codec::kPlanes); }
+bool is_entropy(const FrameHeader& frame) { return frame.codec == static_cast<std::uint8_t>(Codec::kEntropy); }
 
 /// One walk over a card's bytes. Memory: one payload, its decoded form, and the small sections.
 class Verifier {
@@ -94,7 +95,7 @@ Status Verifier::take_frame() {
   if (Status s = walk_->accept(*frame, bytes); !s) return s;
   if (is_chunk) {
     if (Status s = content_->check_chunk(*frame); !s) return s;
-    if (is_planes(*frame)) count_planes(header_, *frame, content_->planes(), *walk_);
+    content_->count_widths(*frame, *walk_);
   }
   const bool is_directory = walk_->at_end();
   if (is_directory && frame->stored_size != count_before * kFrameHeaderSize) {
@@ -135,6 +136,9 @@ Status Verifier::check_contents(const FrameHeader& frame) {
   }
   if (is_chunk && is_planes(frame)) {
     if (Status s = content_->check_planes(frame, stored_); !s) return s;
+  }
+  if (is_chunk && is_entropy(frame)) {
+    if (Status s = content_->check_entropy(frame, stored_, options_.decode); !s) return s;
   }
   if (known && !is_chunk) {
     const bool is_summary = frame.section_type == static_cast<std::uint16_t>(SectionType::kSummary);

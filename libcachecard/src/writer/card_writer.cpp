@@ -4,6 +4,7 @@
 #include "base/checked.hpp"
 #include "cachecard/digest.hpp"
 #include "cachecard/writer.hpp"
+#include "format/entropy_layout.hpp"
 #include "format/frame_walk.hpp"
 #include "format/framing.hpp"
 #include "format/planes_layout.hpp"
@@ -18,7 +19,7 @@ struct CardWriter::State {
   CardHeader header;
   std::optional<FrameWalk> walk;
   std::vector<std::byte> frame_bytes;  ///< every frame header so far: the directory's payload
-  std::map<std::uint32_t, BitWidthMap> maps;  ///< by segment, for the widths of planes chunks
+  std::map<std::uint32_t, BitWidthMap> maps;  ///< by segment, for the widths of lossy chunks
 
   Status note(const FrameHeader& frame, std::span<const std::byte> stored);
 
@@ -49,12 +50,12 @@ Result<CardWriter> CardWriter::create(ByteSink& sink, const CardHeader& header,
   return CardWriter(std::move(state));
 }
 
-/// Maps are kept where planes may follow, and planes chunks are held to theirs.
+/// Maps are kept where lossy chunks may follow, and these are held to theirs.
 Status CardWriter::State::note(const FrameHeader& frame, std::span<const std::byte> stored) {
-  if ((prologue.required_features & kFeaturePlanes) == 0) return {};
+  if ((prologue.required_features & (kFeaturePlanes | kFeatureEntropy)) == 0) return {};
   if (frame.section_type == static_cast<std::uint16_t>(SectionType::kBitWidthMap)) {
     if (frame.compressor != 0) {
-      return Error{ErrorCode::kInvalidArgument, kNoOffset, "frame_header.compressor", "maps of planes stay plain"};
+      return Error{ErrorCode::kInvalidArgument, kNoOffset, "frame_header.compressor", "maps of lossy codecs stay plain"};
     }
     auto map = parse_map(stored, header, frame.token_count, limits);
     if (!map) return map.error();
@@ -62,6 +63,12 @@ Status CardWriter::State::note(const FrameHeader& frame, std::span<const std::by
     return {};
   }
   const bool chunk = frame.section_type == static_cast<std::uint16_t>(SectionType::kChunk);
+  if (chunk && frame.codec == static_cast<std::uint8_t>(Codec::kEntropy)) {
+    auto tokens = entropy_tokens(header, maps.at(frame.segment), frame);
+    if (!tokens) return tokens.error();
+    count_entropy(header, maps.at(frame.segment), frame, *walk);
+    return {};
+  }
   if (!chunk || frame.codec != static_cast<std::uint8_t>(Codec::kPlanes)) return {};
   auto tokens = planes_tokens(header, maps.at(frame.segment), frame);
   if (!tokens) return tokens.error();

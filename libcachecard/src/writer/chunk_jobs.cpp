@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include "format/entropy_layout.hpp"
+#include "writer/card_order.hpp"
+
 namespace cachecard {
 namespace {
 
@@ -21,7 +24,8 @@ void plan_stream(const CardHeader& header, std::size_t index, std::uint32_t segm
   const std::uint64_t end = std::min(s.first_token + s.token_count, stream.first_token + stream.token_count);
   if (first >= end) return;
   const std::uint64_t size = row_bytes(stream, static_cast<DType>(stream.dtype));
-  for (const TokenSpan& span : plan_chunks(first, end - first, size, options.chunk_tokens, options.limits)) {
+  const std::uint64_t planned = options.entropy && is_float_stream(stream) ? strip_row_bytes(stream) : size;
+  for (const TokenSpan& span : plan_chunks(first, end - first, planned, options.chunk_tokens, options.limits)) {
     jobs.push_back({index, segment, span.first_token, span.token_count});
   }
 }

@@ -57,4 +57,22 @@ Result<EncodedSection> encode_chunk(const CardHeader& header, std::size_t stream
   return encode_section(frame, rows, zstd_level);
 }
 
+std::string_view name_of(RawReason reason) noexcept {
+  switch (reason) {
+    case RawReason::kNonFinite: return "non_finite";
+    case RawReason::kOutOfReach: return "out_of_reach";
+    case RawReason::kWorse: return "worse_than_q8_0";
+    case RawReason::kLarger: return "larger_than_raw";
+  }
+  return "unknown";
+}
+
+Status CacheSource::read_opaque(std::size_t, std::uint64_t, std::span<std::byte>) const {
+  return Error{ErrorCode::kInternal, kNoOffset, {}, "this source has no opaque stream"};
+}
+
+Status CacheSource::read_literals(std::uint64_t, std::span<std::byte>) const {
+  return Error{ErrorCode::kInternal, kNoOffset, {}, "this source has no literals"};
+}
+
 }  // namespace cachecard

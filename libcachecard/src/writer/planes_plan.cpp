@@ -1,19 +1,12 @@
 #include "writer/planes_plan.hpp"
 
 #include <algorithm>
-#include <cmath>
 
 #include "kernel/ggml_blocks.hpp"
+#include "writer/card_order.hpp"
 
 namespace cachecard {
 namespace {
-
-bool is_float(const StreamRecord& stream) {
-  const auto dtype = static_cast<DType>(stream.dtype);
-  return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBf16;
-}
-
-bool is_value(const StreamRecord& stream) { return stream.stream == static_cast<std::uint8_t>(StreamKind::kValue); }
 
 Error option_error(std::string detail) { return {ErrorCode::kInvalidArgument, kNoOffset, "planes", std::move(detail)}; }
 
@@ -89,7 +82,7 @@ Status PlanesPlan::check_sums() const {
 }
 
 
-bool PlanesPlan::codes(std::size_t stream) const { return is_float(header_.streams[stream]); }
+bool PlanesPlan::codes(std::size_t stream) const { return is_float_stream(header_.streams[stream]); }
 
 /// One more than the card's, where every layer has room for it.
 TokenBits PlanesPlan::newest_bits() const {
@@ -129,7 +122,7 @@ BitWidthMap PlanesPlan::map(std::uint32_t segment) const {
   }
   for (std::size_t s = 0; s < header_.streams.size(); ++s) {
     if (!codes(s)) continue;
-    const bool value = is_value(header_.streams[s]);
+    const bool value = is_value_stream(header_.streams[s]);
     const std::uint16_t row = record.token_count == 0 ? 0 : value ? 2 : 1;  // without tokens there are no rows
     TokenBits bits{planes.key_bits, planes.value_bits};
     if (!planes.layer_bits.empty()) bits = planes.layer_bits[header_.streams[s].layer];
@@ -140,45 +133,6 @@ BitWidthMap PlanesPlan::map(std::uint32_t segment) const {
               map.row_of.begin() + static_cast<std::ptrdiff_t>(end), row);
   }
   return map;
-}
-
-bool PlanesPlan::can_remove_rope(const StreamRecord& stream) const {
-  const RopeTable* table = source_.rope_table();
-  if (table == nullptr || rope_table_digest_ == 0 || stream.hadamard_size != 1 || is_value(stream) ||
-      stream.rope_state != static_cast<std::uint8_t>(RopeState::kPostRope) ||
-      stream.rope_pairing != table->record.pairing ||
-      std::uint64_t{table->record.rotated_offset} + table->record.rotated_width > stream.head_dim) {
-    return false;
-  }
-  if (stream.part_count == 0) return true;
-  const auto parts = std::span(header_.parts).subspan(stream.part_first, stream.part_count);
-  return std::any_of(parts.begin(), parts.end(), [&](const PartRecord& part) {
-    return part.rotated == 1 && part.offset == table->record.rotated_offset &&
-           part.width == table->record.rotated_width;
-  });
-}
-
-Parameters PlanesPlan::first_parameters(const StreamRecord& stream) const {
-  Parameters parameters;
-  parameters.record.codec = static_cast<std::uint8_t>(Codec::kPlanes);
-  const bool removed = can_remove_rope(stream);
-  if (removed) {
-    parameters.record.rope_removed = 1;
-    parameters.record.rope_table_digest = rope_table_digest_;
-    parameters.record.positions_digest = positions_digest_;
-  }
-  const auto parts = std::span(header_.parts).subspan(stream.part_first, stream.part_count);
-  parameters.parts.assign(parts.begin(), parts.end());
-  if (removed) {
-    std::stable_sort(parameters.parts.begin(), parameters.parts.end(),
-                     [](const PartRecord& a, const PartRecord& b) { return a.rotated > b.rotated; });
-  }
-  std::uint32_t at = 0;
-  for (PartRecord& part : parameters.parts) {
-    part.offset = at;
-    at += part.width;
-  }
-  return parameters;
 }
 
 std::shared_ptr<const Angles> PlanesPlan::angles(const PlanesStream& stream, std::uint64_t first, std::uint64_t count) {
@@ -227,7 +181,8 @@ Result<std::vector<std::optional<Parameters>>> PlanesPlan::prepare(std::uint32_t
     std::vector<Status> statuses;
   } job{*this, segment, {}, std::vector<Status>(header_.streams.size())};
   for (std::size_t s = 0; s < header_.streams.size(); ++s) {
-    job.parameters.emplace_back(codes(s) ? std::optional(first_parameters(header_.streams[s])) : std::nullopt);
+    job.parameters.emplace_back(codes(s) ? std::optional(card_order_parameters(source_, header_, header_.streams[s], Codec::kPlanes, rope_table_digest_,
+                                              positions_digest_)) : std::nullopt);
   }
   options_.parallel(
       header_.streams.size(),
@@ -249,19 +204,6 @@ PlanesEncoded PlanesPlan::encode(std::size_t stream, const FrameHeader& frame, s
   const auto tokens = planes_tokens(header_, map_, frame);
   const auto turned = angles(opened, frame.first_token, frame.token_count);
   return encode_planes(opened, *tokens, rows, turned == nullptr ? nullptr : turned->data());
-}
-
-Error PlanesPlan::nonfinite_error(std::size_t index, std::uint64_t token, std::span<const std::byte> row) const {
-  const StreamRecord& stream = header_.streams[index];
-  std::vector<float> values(row_elements(stream));
-  kernel::to_f32(static_cast<DType>(stream.dtype), row, values);
-  const auto at = std::find_if(values.begin(), values.end(), [](float v) { return !std::isfinite(v); });
-  // Values that are finite may leave f32 when they are rotated: then the row as a whole is named.
-  const auto head = at == values.end() ? 0 : static_cast<std::uint64_t>(at - values.begin()) / stream.head_dim;
-  return {ErrorCode::kNonFinite, kNoOffset, "planes",
-          "layer " + std::to_string(stream.layer) + " " + std::string(name_of(static_cast<StreamKind>(stream.stream))) +
-              ", head " + std::to_string(head) + ", token " + std::to_string(token) +
-              ": found a NaN or an infinity, allowed finite values"};
 }
 
 }  // namespace cachecard

@@ -33,14 +33,10 @@ class PlanesPlan {
 
   /// A chunk's rows as planes, or why not. Thread-safe.   Needs: prepare was called for its segment
   PlanesEncoded encode(std::size_t stream, const FrameHeader& frame, std::span<const std::byte> rows);
-  /// Where in a chunk's row the first value that is not finite stands. Needs: there is one
-  Error nonfinite_error(std::size_t stream, std::uint64_t token, std::span<const std::byte> row) const;
 
  private:
   Status check_sums() const;
   TokenBits newest_bits() const;
-  bool can_remove_rope(const StreamRecord& stream) const;
-  Parameters first_parameters(const StreamRecord& stream) const;
   Status learn(std::size_t stream, std::uint32_t segment, Parameters& parameters);
   std::shared_ptr<const Angles> angles(const PlanesStream& stream, std::uint64_t first, std::uint64_t count);
 

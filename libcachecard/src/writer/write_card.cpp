@@ -1,11 +1,14 @@
 #include <algorithm>
 #include <map>
 #include <mutex>
+#include <set>
 
 #include "cachecard/writer.hpp"
 #include "cachecard/digest.hpp"
 #include "format/record_check.hpp"
+#include "writer/card_order.hpp"
 #include "writer/chunk_jobs.hpp"
+#include "writer/entropy_plan.hpp"
 #include "writer/planes_plan.hpp"
 
 namespace cachecard {
@@ -18,6 +21,7 @@ class CardBuilder {
               const CardOptions& options)
       : source_(source), header_(header), writer_(writer), options_(options) {
     if (options.planes) planes_.emplace(source, header, options);
+    if (options.entropy) entropy_.emplace(source, header, options);
   }
 
   Status run();
@@ -29,16 +33,20 @@ class CardBuilder {
   Status add_segment(std::uint32_t segment);
   Status add_parameters(std::uint32_t segment);
   Status add_planes_parameters(std::uint32_t segment, std::uint64_t positions_digest);
+  Status add_entropy_sections(std::uint32_t segment);
+  Status add_lossy_parameters(std::uint32_t segment, std::size_t stream, const Parameters& parameters);
   Status add_chunks(std::uint32_t segment);
   Status add_batch(std::span<const ChunkJob> jobs);
   Status encode(const ChunkJob& job, std::size_t slot);
+  FrameHeader lossy_frame(const ChunkJob& job, FrameHeader frame, Codec codec) const;
   Result<bool> encode_planes_chunk(const ChunkJob& job, FrameHeader frame, std::size_t slot);
+  Result<bool> encode_entropy_chunk(const ChunkJob& job, FrameHeader frame, std::size_t slot);
   std::span<const std::int32_t> segment_span(std::span<const std::int32_t> all, std::uint32_t segment) const;
 
   struct Slot {
     std::vector<std::byte> rows;
     EncodedSection section;
-    std::optional<RawReason> raw;  ///< why the chunk is no planes
+    std::optional<RawReason> raw;  ///< why the chunk is not lossy
   };
 
   const CacheSource& source_;
@@ -47,8 +55,9 @@ class CardBuilder {
   const CardOptions& options_;
   std::map<std::uint32_t, std::uint64_t> parameters_of_;  ///< Hadamard n -> digest
   std::optional<PlanesPlan> planes_;
-  std::vector<std::uint64_t> planes_parameters_;  ///< by stream, of the segment at hand
-  std::map<std::uint64_t, bool> written_parameters_;
+  std::optional<EntropyPlan> entropy_;
+  std::vector<std::uint64_t> lossy_parameters_;  ///< by stream, of the segment at hand
+  std::set<std::uint64_t> written_;  ///< digests of parameters, lanes and references
   std::vector<RawChunk> raw_chunks_;
   std::uint64_t rope_table_digest_ = 0;
   std::uint64_t map_digest_ = 0;
@@ -126,13 +135,21 @@ Status CardBuilder::add_segment(std::uint32_t segment) {
   const auto runs = position_runs(segment_span(source_.positions(), segment));
   auto positions = writer_.add(framed(SectionType::kPositions), encode_positions(runs));
   if (!positions) return positions.error();
-  const BitWidthMap widths = planes_ ? planes_->map(segment) : uniform_map(header_, record.token_count);
+  if (entropy_) {
+    if (Status s = entropy_->prepare(segment, rope_table_digest_, positions->stored_digest); !s) return s;
+  }
+  const BitWidthMap widths = planes_    ? planes_->map(segment)
+                             : entropy_ ? entropy_->map()
+                                        : uniform_map(header_, record.token_count);
   auto map = writer_.add(framed(SectionType::kBitWidthMap), encode_map(widths));
   if (!map) return map.error();
   map_digest_ = map->stored_digest;
   if (Status s = add_parameters(segment); !s) return s;
   if (planes_) {
     if (Status s = add_planes_parameters(segment, positions->stored_digest); !s) return s;
+  }
+  if (entropy_) {
+    if (Status s = add_entropy_sections(segment); !s) return s;
   }
   return add_chunks(segment);
 }
@@ -154,13 +171,40 @@ Status CardBuilder::add_parameters(std::uint32_t segment) {
 Status CardBuilder::add_planes_parameters(std::uint32_t segment, std::uint64_t positions_digest) {
   auto all = planes_->prepare(segment, rope_table_digest_, positions_digest);
   if (!all) return all.error();
-  planes_parameters_.assign(header_.streams.size(), 0);
+  lossy_parameters_.assign(header_.streams.size(), 0);
   for (std::size_t s = 0; s < all->size(); ++s) {
     if (!(*all)[s]) continue;
-    const std::vector<std::byte> payload = encode_parameters(*(*all)[s]);
-    planes_parameters_[s] = digest64(payload);
-    if (!written_parameters_.emplace(planes_parameters_[s], true).second) continue;
-    if (Status w = outcome(writer_.add(make_frame(SectionType::kParameters, segment), payload)); !w) return w;
+    if (Status w = add_lossy_parameters(segment, s, *(*all)[s]); !w) return w;
+  }
+  return {};
+}
+
+Status CardBuilder::add_lossy_parameters(std::uint32_t segment, std::size_t stream, const Parameters& parameters) {
+  const std::vector<std::byte> payload = encode_parameters(parameters);
+  lossy_parameters_[stream] = digest64(payload);
+  if (!written_.insert(lossy_parameters_[stream]).second) return {};
+  return outcome(writer_.add(make_frame(SectionType::kParameters, segment), payload));
+}
+
+/// Lanes of all streams in one section; references once for each list of spans.
+Status CardBuilder::add_entropy_sections(std::uint32_t segment) {
+  const std::vector<std::byte> lanes = encode_lanes(entropy_->lanes());
+  const std::uint64_t lanes_digest = digest64(lanes);
+  if (written_.insert(lanes_digest).second) {
+    if (Status s = outcome(writer_.add(make_frame(SectionType::kLanes, segment), lanes)); !s) return s;
+  }
+  std::vector<std::uint64_t> references;
+  for (const References& of : entropy_->references()) {
+    const auto payload = std::as_bytes(std::span(of));
+    references.push_back(digest64(payload));
+    if (!written_.insert(references.back()).second) continue;
+    if (Status s = outcome(writer_.add(make_frame(SectionType::kReferences, segment), payload)); !s) return s;
+  }
+  lossy_parameters_.assign(header_.streams.size(), 0);
+  for (std::size_t s = 0; s < header_.streams.size(); ++s) {
+    if (!entropy_->codes(s)) continue;
+    const std::uint64_t digest = references.empty() ? 0 : references[entropy_->references_of(s)];
+    if (Status w = add_lossy_parameters(segment, s, entropy_->parameters(s, lanes_digest, digest)); !w) return w;
   }
   return {};
 }
@@ -225,6 +269,11 @@ Status CardBuilder::encode(const ChunkJob& job, std::size_t slot) {
       if (!coded) return coded.error();
       if (*coded) return {};
     }
+    if (entropy_ && entropy_->codes(job.stream)) {
+      auto coded = encode_entropy_chunk(job, frame, slot);
+      if (!coded) return coded.error();
+      if (*coded) return {};
+    }
   }
   auto section = encode_chunk(header_, job.stream, frame, rows, options_.zstd_level);
   if (!section) return section.error();
@@ -232,16 +281,47 @@ Status CardBuilder::encode(const ChunkJob& job, std::size_t slot) {
   return {};
 }
 
+FrameHeader CardBuilder::lossy_frame(const ChunkJob& job, FrameHeader frame, Codec codec) const {
+  const StreamRecord& stream = header_.streams[job.stream];
+  frame.layer = stream.layer;
+  frame.stream = stream.stream;
+  frame.dtype = stream.dtype;
+  frame.codec = static_cast<std::uint8_t>(codec);
+  frame.compressor = static_cast<std::uint8_t>(Compressor::kNone);  // lossy codes are as dense as they get
+  frame.parameter_digest = lossy_parameters_[job.stream];
+  return frame;
+}
+
+/// False where the chunk has to stay raw.
+Result<bool> CardBuilder::encode_entropy_chunk(const ChunkJob& job, FrameHeader frame, std::size_t slot) {
+  const std::span<const std::byte> rows = slots_[slot].rows;
+  frame = lossy_frame(job, frame, Codec::kEntropy);
+  EntropyEncoded coded = entropy_->encode(job.stream, frame, rows);
+  if (coded.outcome == EntropyOutcome::kNonFinite && !options_.entropy->keep_nonfinite) {
+    const std::size_t size = rows.size() / job.count;
+    return nonfinite_error("entropy", header_.streams[job.stream], job.first + coded.token,
+                           rows.subspan(coded.token * size, size));
+  }
+  if (coded.outcome != EntropyOutcome::kCoded) {
+    slots_[slot].raw = coded.outcome == EntropyOutcome::kNonFinite    ? RawReason::kNonFinite
+                       : coded.outcome == EntropyOutcome::kOutOfReach ? RawReason::kOutOfReach
+                                                                      : RawReason::kLarger;
+    return false;
+  }
+  EncodedSection& section = slots_[slot].section;
+  section.buffer = std::move(coded.payload);
+  section.stored = section.buffer;
+  frame.stored_size = frame.decoded_size = frame.digest_size = section.stored.size();
+  frame.stored_digest = digest64(section.stored);
+  section.frame = frame;
+  return true;
+}
+
 /// False where the chunk has to stay raw.
 Result<bool> CardBuilder::encode_planes_chunk(const ChunkJob& job, FrameHeader frame, std::size_t slot) {
   const StreamRecord& stream = header_.streams[job.stream];
   const std::span<const std::byte> rows = slots_[slot].rows;
-  frame.layer = stream.layer;
-  frame.stream = stream.stream;
-  frame.dtype = stream.dtype;
-  frame.codec = static_cast<std::uint8_t>(Codec::kPlanes);
-  frame.compressor = static_cast<std::uint8_t>(Compressor::kNone);  // planes are as dense as they get
-  frame.parameter_digest = planes_parameters_[job.stream];
+  frame = lossy_frame(job, frame, Codec::kPlanes);
   PlanesEncoded coded = planes_->encode(job.stream, frame, rows);
   switch (coded.outcome) {
     case PlanesOutcome::kCoded:
@@ -249,7 +329,7 @@ Result<bool> CardBuilder::encode_planes_chunk(const ChunkJob& job, FrameHeader f
     case PlanesOutcome::kNonFinite:
       if (!options_.planes->keep_nonfinite) {
         const std::size_t size = rows.size() / job.count;
-        return planes_->nonfinite_error(job.stream, job.first + coded.token, rows.subspan(coded.token * size, size));
+        return nonfinite_error("planes", stream, job.first + coded.token, rows.subspan(coded.token * size, size));
       }
       slots_[slot].raw = RawReason::kNonFinite;
       return false;
@@ -272,7 +352,7 @@ Result<bool> CardBuilder::encode_planes_chunk(const ChunkJob& job, FrameHeader f
 
 std::uint64_t required_features(const CardHeader& header, const CardOptions& options,
                                 bool has_source_layout) {
-  std::uint64_t features = options.planes ? kFeaturePlanes : 0;
+  std::uint64_t features = options.planes ? kFeaturePlanes : options.entropy ? kFeatureEntropy : 0;
   if (options.compressor != Compressor::kNone || has_source_layout) features |= kFeatureZstd;
   for (const StreamRecord& stream : header.streams) {
     const DTypeInfo* info = dtype_info(static_cast<DType>(stream.dtype));
@@ -282,23 +362,6 @@ std::uint64_t required_features(const CardHeader& header, const CardOptions& opt
 }
 
 }  // namespace
-
-std::string_view name_of(RawReason reason) noexcept {
-  switch (reason) {
-    case RawReason::kNonFinite: return "non_finite";
-    case RawReason::kOutOfReach: return "out_of_reach";
-    case RawReason::kWorse: return "worse_than_q8_0";
-  }
-  return "unknown";
-}
-
-Status CacheSource::read_opaque(std::size_t, std::uint64_t, std::span<std::byte>) const {
-  return Error{ErrorCode::kInternal, kNoOffset, {}, "this source has no opaque stream"};
-}
-
-Status CacheSource::read_literals(std::uint64_t, std::span<std::byte>) const {
-  return Error{ErrorCode::kInternal, kNoOffset, {}, "this source has no literals"};
-}
 
 Result<WriteReport> write_card(const CacheSource& source, ByteSink& sink, const CardOptions& options) {
   CardHeader header = source.header();
@@ -313,6 +376,9 @@ Result<WriteReport> write_card(const CacheSource& source, ByteSink& sink, const 
   }
   if (options.planes) {
     if (Status s = PlanesPlan(source, header, options).check_options(); !s) return s.error();
+  }
+  if (options.entropy) {
+    if (Status s = EntropyPlan(source, header, options).check_options(); !s) return s.error();
   }
   const bool has_layout = options.source_layout && source.source_layout() != nullptr;
   std::uint64_t optional = has_layout ? kFeatureSourceLayout : 0;

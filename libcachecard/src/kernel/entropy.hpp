@@ -1,0 +1,146 @@
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "kernel/planes.hpp"
+#include "kernel/planes_tables.hpp"
+
+/// The inner loops of the codec `entropy`, strip by strip. Scalar code is the reference; any other set gives the same bits.
+/// Spec: CODECS.md#entropy
+
+namespace cachecard::kernel {
+
+inline constexpr std::uint32_t kStripChannels = 64;  ///< states of a full strip
+inline constexpr std::uint32_t kStripPairs = 32;     ///< states 0-31 are even channels, 32-63 odd ones
+inline constexpr std::uint32_t kTableCount = 24;     ///< 2 shapes of 12 spreads
+inline constexpr std::uint32_t kTableBits = 12;
+inline constexpr std::uint32_t kTableSlots = 1u << kTableBits;
+inline constexpr std::int32_t kLargestSymbol = 31;
+inline constexpr std::int32_t kEscape = 32;  ///< as a decoded symbol
+inline constexpr std::uint32_t kLeastState = 1u << 16;
+inline constexpr std::uint32_t kMostLowBits = 6;
+/// Words that must be readable behind a strip's last: one token's at most, and a vector.
+inline constexpr std::size_t kWordPadding = 2 * kStripChannels + 32;
+
+/// Frequencies by magnitude 0 to 31, then the escape's; both signs have the same one.
+using TableFrequencies = std::array<std::uint16_t, kLargestSymbol + 2>;
+
+/// The static tables in the forms that coding wants.
+struct EntropyTables {
+  /// By table and slot: slot - first slot of the symbol | frequency << 12 | symbol << 24.
+  std::array<std::uint32_t, kTableCount * kTableSlots> slots;
+  /// By table and symbol + 31; the escape is symbol 32.
+  struct Symbol {
+    std::uint16_t frequency;
+    std::uint16_t first;
+  };
+  std::array<std::array<Symbol, 64>, kTableCount> symbols;
+  /// Code length in 1/256 bit by table and symbol + 31; a symbol without frequency costs what an escape does.
+  std::array<std::array<std::uint16_t, 64>, kTableCount> cost;
+};
+const EntropyTables& entropy_tables();
+/// Needs: each table's frequencies, signs counted twice, add up to 4,096; the escape's is above 0.
+void fill_tables(std::span<const TableFrequencies, kTableCount> frequencies, EntropyTables& tables);
+
+/// A lane's parameters, opened. spec: CODECS.md#lane-parameters
+struct Lane {
+  std::array<std::uint8_t, 3> level{};   ///< by class, 0 to 31
+  std::array<std::uint8_t, 3> weight{};  ///< by class, in eighths; class 0 has none
+  std::uint8_t shape = 0;                ///< 0 Laplace, 1 Gauss
+  std::uint8_t step = 0;                 ///< sixteenths of an octave, 128 is 1
+};
+Lane open_lane(std::uint32_t bits);
+std::uint32_t pack_lane(const Lane& lane);
+
+/// 2^((c - 128) / 16), rounded to f32.
+constexpr float lane_step(std::uint8_t c) {
+  float power = 1.0f;
+  for (int octave = c / 16; octave < 8; ++octave) power *= 0.5f;
+  for (int octave = c / 16; octave > 8; --octave) power *= 2.0f;
+  return kSixteenthOctaves[c % 16] * power;
+}
+
+/// Which table, and how many raw low bits, at a level and a shift.
+struct LaneTable {
+  std::uint8_t table;  ///< 0 to 23
+  std::uint8_t low_bits;
+};
+constexpr LaneTable lane_table(std::uint32_t level, std::int32_t shift, std::uint32_t shape) {
+  std::int32_t lambda = static_cast<std::int32_t>(level) - 8 + shift;
+  lambda = lambda < 0 ? 0 : lambda > 23 ? 23 : lambda;
+  const std::int32_t k = lambda > 11 ? (lambda - 10) >> 1 : 0;
+  return {static_cast<std::uint8_t>(12 * static_cast<std::int32_t>(shape) + lambda - 2 * k), static_cast<std::uint8_t>(k)};
+}
+
+/// A token as one head vector's strips see it.
+struct StripToken {
+  std::uint16_t distance = 0;    ///< back to the row it is predicted from
+  std::uint16_t multiplier = 0;  ///< token step in 1/512 of the lane step
+  std::uint8_t reference = 0;    ///< class 0 (none), 1 or 2
+  std::int8_t shift = 0;         ///< of the lanes' levels, half octaves, -8 to 7
+  std::uint8_t coded = 0;        ///< 0: takes no symbols, its row is zero
+  std::uint8_t unused = 0;
+};
+
+/// a = sat16((w r + m x + 4) >> 3).   Needs: |r|, |x| fit i16, w <= 8, m <= 19,484: then nothing overflows
+inline std::int16_t row_value(std::int32_t weight, std::int32_t reference, std::int32_t multiplier, std::int32_t index) {
+  const std::int32_t a = (weight * reference + multiplier * index + 4) >> 3;
+  return static_cast<std::int16_t>(a > 32767 ? 32767 : a < -32768 ? -32768 : a);
+}
+
+/// A strip as it lies in its payload.
+struct Strip {
+  std::uint32_t channels = 0;            ///< 1 to 64
+  const Lane* lanes = nullptr;           ///< one a channel, in card order
+  const std::uint32_t* states = nullptr; ///< one a channel, in state order: even channels, then odd ones
+  const std::uint16_t* words = nullptr;  ///< kWordPadding more are readable
+  std::uint32_t word_count = 0;
+  std::span<const std::uint32_t> escape_keys;  ///< token x 64 + state, ascending
+  const std::int16_t* escapes = nullptr;
+};
+
+enum class StripOutcome : std::uint8_t { kWhole, kWordsShort, kWordsLeft, kEndState, kEscapes };
+std::string_view name_of(StripOutcome outcome) noexcept;
+
+/// Where channels [first, first + count) of a strip go, all rotated or none. spec: CODECS.md#card-order
+struct StripRun {
+  std::uint32_t first = 0;      ///< channel of the strip, even where rotated
+  std::uint32_t count = 0;
+  std::uint32_t source = 0;     ///< element in the head; half-split: of the first pair's x
+  std::uint32_t split = 0;      ///< half-split: elements from x to y; else 0
+  bool rotated = false;
+  std::uint32_t pair = 0;       ///< of the head's, where rotated
+};
+
+/// What turns rows into values.
+struct StripOutput {
+  const std::int16_t* rows = nullptr;  ///< [token][64]
+  const float* scale = nullptr;        ///< lane step / 64, one a channel
+  const float* mean = nullptr;         ///< one a channel, or null
+  const float* angles = nullptr;       ///< of the first token, {cos, sin} a pair
+  std::size_t angle_stride = 0;        ///< floats from one token to the next
+  std::span<const StripRun> runs;
+};
+
+/// A set of loops for one SIMD target. Every member gives the same bits as the scalar set's.
+struct EntropyKernels {
+  const char* name;
+  /// Rows [token][64] in channel order; channels that the strip lacks are zero. On any outcome but kWhole, rows are
+  /// unspecified.   Needs: no token's distance leads before the first, weights and shifts in range
+  StripOutcome (*decode_strip)(const Strip& strip, std::span<const StripToken> tokens, std::int16_t* rows);
+  /// Values of token_count tokens, rounded to target.dtype; token t goes t x row_stride bytes behind target.base, which is
+  /// the head's first element.
+  void (*put_strip)(const StripOutput& strip, std::size_t token_count, std::byte* base, std::int64_t row_stride, DType dtype);
+};
+
+const EntropyKernels& entropy_scalar();
+/// The sets that this processor runs, best first, scalar last.   Names: avx512, avx2, neon, scalar
+std::span<const EntropyKernels* const> entropy_targets();
+/// The best of them.
+const EntropyKernels& entropy_kernels();
+
+}  // namespace cachecard::kernel

@@ -1,0 +1,199 @@
+#include "writer/entropy_plan.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "codec/references.hpp"
+#include "codec/scale_code.hpp"
+#include "format/entropy_layout.hpp"
+#include "writer/card_order.hpp"
+#include "writer/chunk_jobs.hpp"
+
+namespace cachecard {
+namespace {
+
+constexpr double kLeastWanted = 0.05;
+constexpr double kMostWanted = 32.0;
+
+Error option_error(std::string detail) { return {ErrorCode::kInvalidArgument, kNoOffset, "entropy", std::move(detail)}; }
+
+}  // namespace
+
+Status EntropyPlan::check_options() const {
+  const EntropyOptions& entropy = *options_.entropy;
+  if (options_.planes) return option_error("planes and entropy exclude each other");
+  if (!(entropy.bits >= kLeastWanted && entropy.bits <= kMostWanted)) {
+    return option_error("found " + std::to_string(entropy.bits) + " bits, allowed 0.05 to 32");
+  }
+  const std::size_t uses = BitWidthMap::first_use(header_, header_.streams.size());
+  if (!entropy.gains.empty() && entropy.gains.size() != uses) {
+    return option_error("found " + std::to_string(entropy.gains.size()) + " gains, allowed " + std::to_string(uses) +
+                        ", one for each stream and KV head");
+  }
+  for (const float gain : entropy.gains) {
+    if (!(gain >= 0x1p-6f && gain <= 0x1p6f)) return option_error("a gain is not 1/64 to 64");
+  }
+  if (!entropy.token_offsets.empty() && entropy.token_offsets.size() != uses * header_.token_count) {
+    return option_error("found " + std::to_string(entropy.token_offsets.size()) + " token offsets, allowed " +
+                        std::to_string(uses * header_.token_count) + ", for each stream, KV head and token");
+  }
+  for (const std::int8_t offset : entropy.token_offsets) {
+    if (offset < kLeastTokenOffset || offset > kMostTokenOffset) {
+      return option_error("found a token offset of " + std::to_string(offset) + " half bits, allowed -7 to 8");
+    }
+  }
+  return {};
+}
+
+bool EntropyPlan::codes(std::size_t stream) const { return is_float_stream(header_.streams[stream]); }
+
+FrameHeader EntropyPlan::chunk_frame(std::size_t stream, const TokenSpan& span) const {
+  FrameHeader frame = make_frame(SectionType::kChunk, segment_);
+  frame.layer = header_.streams[stream].layer;
+  frame.stream = header_.streams[stream].stream;
+  frame.first_token = span.first_token;
+  frame.token_count = span.token_count;
+  return frame;
+}
+
+/// Rows in the order of their use, equal ones once. Streams that are not coded use row 0, of zeros.
+BitWidthMap EntropyPlan::first_map() const {
+  const EntropyOptions& entropy = *options_.entropy;
+  const SegmentRecord& record = header_.segments[segment_];
+  BitWidthMap map = uniform_map(header_, record.token_count);
+  if (record.token_count == 0) return map;
+  std::map<std::vector<std::int8_t>, std::uint16_t> numbers{{map.rows, 0}};
+  for (std::size_t s = 0; s < header_.streams.size(); ++s) {
+    if (!codes(s)) continue;
+    const std::size_t end = BitWidthMap::first_use(header_, s + 1);
+    for (std::size_t use = BitWidthMap::first_use(header_, s); use < end; ++use) {
+      std::vector<std::int8_t> row(record.token_count, 0);
+      for (std::uint64_t t = 0; t < row.size(); ++t) {
+        const std::uint64_t token = record.first_token + t;
+        if (!entropy.token_offsets.empty()) row[t] = entropy.token_offsets[use * header_.token_count + token];
+        if (token < entropy.exact_tokens + entropy.fine_tokens) row[t] = kOffsetFine;
+        const auto found = learned_.find(s);
+        const bool missed = found != learned_.end() && !found->second.missed.empty() && found->second.missed[t] != 0;
+        if (token < entropy.exact_tokens || missed) row[t] = kOffsetExact;
+      }
+      const auto number = static_cast<std::uint16_t>(numbers.size());
+      const auto [place, is_new] = numbers.emplace(row, number);
+      if (is_new) map.rows.insert(map.rows.end(), row.begin(), row.end());
+      map.row_of[use] = place->second;
+    }
+  }
+  return map;
+}
+
+void EntropyPlan::add_references(std::size_t stream) {
+  Learned& learned = learned_.at(stream);
+  if ((header_.flags & kHeaderTokensUnknown) != 0 || header_.segments[segment_].token_count == 0) return;
+  const auto same = [&](const std::vector<TokenSpan>& spans) {
+    return std::equal(spans.begin(), spans.end(), learned.spans.begin(), learned.spans.end(),
+                      [](const TokenSpan& a, const TokenSpan& b) {
+                        return a.first_token == b.first_token && a.token_count == b.token_count;
+                      });
+  };
+  const auto found = std::find_if(reference_spans_.begin(), reference_spans_.end(), same);
+  learned.references = static_cast<std::size_t>(found - reference_spans_.begin());
+  if (found != reference_spans_.end()) return;
+  const SegmentRecord& record = header_.segments[segment_];
+  References references(record.token_count, 0);
+  for (const TokenSpan& span : learned.spans) {
+    const auto ids = source_.token_ids();
+    suffix_references(ids.first(span.first_token), ids.subspan(span.first_token, span.token_count),
+                      std::span(references).subspan(span.first_token - record.first_token, span.token_count));
+  }
+  reference_spans_.push_back(learned.spans);
+  references_.push_back(std::move(references));
+}
+
+std::span<const std::uint16_t> EntropyPlan::chunk_references(const Learned& learned, const TokenSpan& span) const {
+  if (references_.empty()) return {};
+  return std::span(references_[learned.references])
+      .subspan(span.first_token - header_.segments[segment_].first_token, span.token_count);
+}
+
+std::shared_ptr<const Angles> EntropyPlan::angles(const PlanesStream& order, const TokenSpan& span) {
+  if (!order.rope_removed()) return nullptr;
+  return angles_.get({1, span.first_token, span.token_count}, *source_.rope_table(),
+                     source_.positions().subspan(span.first_token, span.token_count));
+}
+
+Status EntropyPlan::each_stream(Status (EntropyPlan::*task)(std::size_t)) {
+  struct Job {
+    EntropyPlan& plan;
+    Status (EntropyPlan::*task)(std::size_t);
+    std::vector<std::size_t> streams;
+    std::vector<Status> statuses;
+  } job{*this, task, {}, {}};
+  for (const auto& [stream, learned] : learned_) job.streams.push_back(stream);
+  job.statuses.resize(job.streams.size());
+  options_.parallel(
+      job.streams.size(),
+      [](void* context, std::size_t i) {
+        auto& j = *static_cast<Job*>(context);
+        j.statuses[i] = (j.plan.*j.task)(j.streams[i]);
+      },
+      &job);
+  for (const Status& s : job.statuses) {
+    if (!s) return s;
+  }
+  return {};
+}
+
+Status EntropyPlan::prepare(std::uint32_t segment, std::uint64_t rope_table_digest, std::uint64_t positions_digest) {
+  segment_ = segment;
+  learned_.clear();
+  references_.clear();
+  reference_spans_.clear();
+  lanes_ = {};
+  const SegmentRecord& record = header_.segments[segment];
+  map_ = first_map();
+  for (std::size_t s = 0; s < header_.streams.size(); ++s) {
+    if (!codes(s)) continue;
+    const StreamRecord& stream = header_.streams[s];
+    Learned& learned = learned_[s];
+    learned.parameters = card_order_parameters(source_, header_, stream, Codec::kEntropy, rope_table_digest, positions_digest);
+    learned.missed.assign(record.token_count, 0);
+  }
+  for (const ChunkJob& job : plan_segment(header_, segment, options_)) {
+    const auto learned = learned_.find(job.stream);
+    if (learned != learned_.end()) learned->second.spans.push_back({job.first, job.count});
+  }
+  for (const auto& [s, learned] : learned_) add_references(s);
+  if (Status s = each_stream(&EntropyPlan::learn_means); !s) return s;
+  if (Status s = each_stream(&EntropyPlan::learn_spreads); !s) return s;
+  if (Status s = find_step(); !s) return s;
+  settle_map();
+  return {};
+}
+
+/// The lanes become final, tokens that no row can hold become exact, and each stream's base what was found for it.
+void EntropyPlan::settle_map() {
+  map_ = first_map();
+  for (auto& [s, learned] : learned_) {
+    const double mean = learned.coded_values == 0 ? 0.0 : learned.symbol_bits / static_cast<double>(learned.coded_values);
+    map_.base[s] = static_cast<std::uint8_t>(std::clamp(std::floor(2.0 * mean + 0.5), 0.0, 64.0));
+    learned.stream.emplace(header_.streams[s], learned.parameters, learned.lanes, source_.rope_table());
+    lanes_.streams.push_back(learned.lanes);
+  }
+}
+
+Parameters EntropyPlan::parameters(std::size_t stream, std::uint64_t lanes_digest, std::uint64_t references_digest) const {
+  Parameters parameters = learned_.at(stream).parameters;
+  parameters.record.lanes_digest = lanes_digest;
+  parameters.record.references_digest = references_digest;
+  return parameters;
+}
+
+EntropyEncoded EntropyPlan::encode(std::size_t stream, const FrameHeader& frame, std::span<const std::byte> rows) {
+  const Learned& learned = learned_.at(stream);
+  const TokenSpan span{frame.first_token, frame.token_count};
+  const auto tokens = entropy_tokens(header_, map_, frame);
+  const auto turned = angles(learned.stream->order(), span);
+  return encode_entropy(*learned.stream, *tokens, rows, turned == nullptr ? nullptr : turned->data(), learned.energy,
+                        chunk_references(learned, span));
+}
+
+}  // namespace cachecard

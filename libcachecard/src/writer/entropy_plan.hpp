@@ -1,0 +1,93 @@
+#pragma once
+
+#include <map>
+#include <optional>
+#include <vector>
+
+#include "cachecard/writer.hpp"
+#include "codec/entropy_encoder.hpp"
+#include "codec/rope_angles.hpp"
+
+namespace cachecard {
+
+/// Turns a source's streams into entropy chunks: finds steps, lanes and references of a segment, then codes chunk by chunk.
+/// Owns: nothing of the source, which must outlive it.   Spec: CODECS.md#entropy-encode
+class EntropyPlan {
+ public:
+  EntropyPlan(const CacheSource& source, const CardHeader& header, const CardOptions& options)
+      : source_(source), header_(header), options_(options) {}
+
+  /// Errors: invalid_argument
+  Status check_options() const;
+  /// Whether a stream's chunks become entropy: f32, f16 and bf16 do.
+  bool codes(std::size_t stream) const;
+  /// Reads the segment's rows and settles all but the words. rope_table_digest: 0 without one.
+  /// Errors: the source's, invalid_argument where options.bits cannot be had
+  Status prepare(std::uint32_t segment, std::uint64_t rope_table_digest, std::uint64_t positions_digest);
+
+  // Of the segment that was prepared:
+  const BitWidthMap& map() const { return map_; }
+  const Lanes& lanes() const { return lanes_; }
+  /// Distinct references of the streams that are coded, none where the card has no token ids.
+  std::span<const References> references() const { return references_; }
+  /// Which of references() a stream uses. Needs: there are some
+  std::size_t references_of(std::size_t stream) const { return learned_.at(stream).references; }
+  Parameters parameters(std::size_t stream, std::uint64_t lanes_digest, std::uint64_t references_digest) const;
+
+  /// A chunk's rows, or why not. Thread-safe.
+  EntropyEncoded encode(std::size_t stream, const FrameHeader& frame, std::span<const std::byte> rows);
+
+ private:
+  /// What is known of a stream of the segment.
+  struct Learned {
+    Parameters parameters;
+    std::vector<TokenSpan> spans;
+    std::size_t references = 0;
+    std::vector<std::uint16_t> means;
+    std::vector<float> relative;  ///< step of each channel relative to the stream's
+    float spread = 0.0f;          ///< root mean square of the stream's values, means off
+    float energy = 0.0f;          ///< its square, where there are vector scales; else 0
+    std::uint64_t coded_values = 0;
+    std::uint64_t scale_bits = 0;
+    std::uint64_t fixed_bits = 0;
+    double symbol_bits = 0.0;
+    LaneStream lanes;
+    std::vector<std::uint8_t> missed;  ///< by token of the segment: must be exact in this stream
+    std::optional<EntropyStream> stream;
+  };
+  /// A strip's values that the search for the step is tried on.
+  struct Sample;
+
+  FrameHeader chunk_frame(std::size_t stream, const TokenSpan& span) const;
+  BitWidthMap first_map() const;
+  void add_references(std::size_t stream);
+  std::span<const std::uint16_t> chunk_references(const Learned& learned, const TokenSpan& span) const;
+  std::shared_ptr<const Angles> angles(const PlanesStream& order, const TokenSpan& span);
+  Result<ChunkValues> load(std::size_t stream, const PlanesStream& order, const TokenSpan& span,
+                           const EntropyTokens& tokens);
+  Status learn_means(std::size_t stream);
+  Status learn_spreads(std::size_t stream);
+  /// Weights and tables at step_.
+  Status learn_lanes(std::size_t stream);
+  std::vector<kernel::Lane> lanes_at(const Learned& learned, double step, std::vector<float>& scales) const;
+  Result<std::vector<Sample>> take_samples();
+  Status load_sample(Sample& sample, std::size_t number);
+  double sample_bits(std::vector<Sample>& samples, double step);
+  Status find_step();
+  Status each_stream(Status (EntropyPlan::*task)(std::size_t));
+  void settle_map();
+
+  const CacheSource& source_;
+  const CardHeader& header_;
+  const CardOptions& options_;
+  std::uint32_t segment_ = 0;
+  double step_ = 1.0;  ///< of the whole card, relative to each stream's spread
+  BitWidthMap map_;
+  Lanes lanes_;
+  std::vector<References> references_;
+  std::vector<std::vector<TokenSpan>> reference_spans_;
+  std::map<std::size_t, Learned> learned_;
+  AngleCache angles_;
+};
+
+}  // namespace cachecard
