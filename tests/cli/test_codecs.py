@@ -11,7 +11,7 @@ class Codecs(CommandTest):
 
     def test_lists(self):
         lists = self.json("codecs")
-        self.assertEqual([row["codec"] for row in lists["codecs"]], ["raw", "ggml", "planes"])
+        self.assertEqual([row["codec"] for row in lists["codecs"]], ["raw", "ggml", "planes", "entropy"])
         self.assertEqual(len(lists["compressors"]), 3)
         self.assertTrue(all(row["meaning"] for row in lists["overrides"]))
         self.assertIn({"limit": "header_bytes", "value": 262144}, lists["limits"])

@@ -45,7 +45,7 @@ class ExitCodes(CommandTest):
             "bad_magic": lambda: verify(b"\x89PNG" + data[4:]),
             "unsupported_version": lambda: verify(prologue(data, "format_major", 9)),
             "unsupported_feature": lambda: verify(prologue(data, "required_features", 1 << 40)),
-            "unsupported_codec": lambda: verify(frame(data, chunk, "codec", 3)),
+            "unsupported_codec": lambda: verify(frame(data, chunk, "codec", 4)),
             "foreign_input": lambda: self.error_of(
                 "convert", CACHES / "llama_empty.seq", "out", "--model", MODEL),
             "truncated": lambda: verify(data[:len(data) // 2]),

@@ -47,11 +47,7 @@ Result<CaptureOptions> capture_options(const CaptureArgs& args, const std::strin
     options.card.compressor = Compressor::kZstd;
   if (args.zstd_level != 0) options.card.zstd_level = args.zstd_level;
   options.plan = [&args](const CardHeader& header, CardOptions& card) -> Status {
-    auto planes = planes_options(args.codec, header);
-    if (!planes) return planes.error();
-    card.planes = *planes;
-    card.provenance.text += describe(*planes, args.codec);
-    return {};
+    return set_codec(args.codec, header, card);
   };
   options.card.source_layout = !args.no_source_layout;
   options.card.provenance.operation = ProvenanceOp::kCapture;

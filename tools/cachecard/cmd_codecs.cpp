@@ -17,10 +17,11 @@ struct Meaning {
   std::string_view meaning;
 };
 
-std::array<Meaning, 3> codec_meanings() {
+std::array<Meaning, 4> codec_meanings() {
   return {Meaning{name_of(Codec::kRaw), "f32, f16 and bf16 as they are"},
           Meaning{name_of(Codec::kGgml), "ggml's block types as they are"},
-          Meaning{name_of(Codec::kPlanes), "1 to 8 bits a value by token, as bit planes (--bits, --map)"}};
+          Meaning{name_of(Codec::kPlanes), "1 to 8 bits a value by token, as bit planes (--bits, --map)"},
+          Meaning{name_of(Codec::kEntropy), "uniform steps, entropy coded, at a mean of so many bits a value (--bits)"}};
 }
 
 std::array<Meaning, 3> compressor_meanings() {

@@ -25,7 +25,7 @@ bool is_opaque(const StreamRecord& stream) {
 
 /// Types decide: f32, f16 and bf16 are kept by raw, block types by ggml.
 Status check_codec(const CardHeader& header, const std::string& asked) {
-  if (asked.empty() || asked == "planes") return {};
+  if (asked.empty() || asked == "planes" || asked == "entropy") return {};
   for (const StreamRecord& stream : header.streams) {
     const std::string_view needed = name_of(codec_of(stream));
     if (is_opaque(stream) || needed == asked) continue;
@@ -66,10 +66,10 @@ Result<CardOptions> card_options(const ConvertArgs& args, const OpenedSource& op
   return options;
 }
 
-/// Values that the card keeps although they are not finite. planes read every row twice, and keep such chunks raw.
-Result<std::uint64_t> nonfinite_values(const CacheSource& source, const NonfiniteSource& counted, bool planes,
+/// Values that the card keeps although they are not finite. Lossy codecs read rows more than once, and keep such chunks raw.
+Result<std::uint64_t> nonfinite_values(const CacheSource& source, const NonfiniteSource& counted, bool lossy,
                                        const WriteReport& written) {
-  if (!planes) return counted.nonfinite_values();
+  if (!lossy) return counted.nonfinite_values();
   const NonfiniteSource once(source);
   for (const RawChunk& chunk : written.raw_chunks) {
     const auto stream = source.header().stream_index(chunk.layer, chunk.stream);
@@ -155,10 +155,7 @@ int write_converted(const OpenedSource& opened, std::uint64_t input_size, const 
   if (Status s = check_split(source.header(), args.split); !s) return context.fail(s.error(), "convert");
   auto options = card_options(args, opened);
   if (!options) return context.fail(options.error(), "convert");
-  auto planes = planes_options(args.codec, source.header());
-  if (!planes) return context.fail(planes.error(), "convert");
-  options->planes = *planes;
-  options->provenance.text += describe(*planes, args.codec);
+  if (Status s = set_codec(args.codec, source.header(), *options); !s) return context.fail(s.error(), "convert");
   context.detail(opened.detail);
   for (const std::string& note : opened.notes) context.note(note);
   const auto start = std::chrono::steady_clock::now();
@@ -180,7 +177,7 @@ int write_converted(const OpenedSource& opened, std::uint64_t input_size, const 
   if (again && written->root != opened.root) {
     context.note(fmt::format("the values are others than those of card {}, which the file was made from", to_hex(opened.root)));
   }
-  auto nonfinite = nonfinite_values(source, counted, options->planes.has_value(), *written);
+  auto nonfinite = nonfinite_values(source, counted, options->planes || options->entropy, *written);
   if (!nonfinite) return context.fail(nonfinite.error(), input_name(args.input));
   report(source, *nonfinite, input_size, *written, args, context);
   return 0;

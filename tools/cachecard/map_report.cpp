@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
 #include <tuple>
 
@@ -36,7 +37,7 @@ int width_of(const RowUse& use, std::int8_t offset) {
   const bool exact = use.codec == Codec::kRaw || use.codec == Codec::kGgml;
   if (exact || offset == kOffsetExact) return type_width(use.dtype);
   if (offset == kOffsetFine) return 16;
-  return std::min<int>(use.base + offset, use.cap);
+  return std::clamp<int>(use.base + offset, 0, use.cap);  // entropy only predicts: below 0 is 0
 }
 
 Json offset_json(std::int8_t offset) {

@@ -163,13 +163,13 @@ Status set_layer_bits(const CodecFlags& flags, const CardHeader& header, PlanesO
   return {};
 }
 
-Status check_types(const CardHeader& header) {
+Status check_types(const CardHeader& header, std::string_view codec) {
   for (const StreamRecord& stream : header.streams) {
     const auto kind = static_cast<StreamKind>(stream.stream);
     const DTypeInfo* info = dtype_info(static_cast<DType>(stream.dtype));
     if (kind == StreamKind::kOpaque || info == nullptr || info->block_elements == 1) continue;
-    return usage_error(fmt::format("--codec planes: layer {} {} is {}, which ggml keeps: planes are for f32, f16 and bf16",
-                                   stream.layer, name_of(kind), info->name));
+    return usage_error(fmt::format("--codec {}: layer {} {} is {}, which ggml keeps: {} {} for f32, f16 and bf16", codec,
+                                   stream.layer, name_of(kind), info->name, codec, codec == "planes" ? "are" : "is"));
   }
   return {};
 }
@@ -177,11 +177,11 @@ Status check_types(const CardHeader& header) {
 }  // namespace
 
 void add_codec_options(CLI::App& command, CodecFlags& flags, const std::string& group) {
-  command.add_option("--codec", flags.codec, "raw, ggml or planes (default: raw and ggml, as the types need)")
-      ->check(CLI::IsMember({"raw", "ggml", "planes"}))
+  command.add_option("--codec", flags.codec, "raw, ggml, planes or entropy (default: raw and ggml, as the types need)")
+      ->check(CLI::IsMember({"raw", "ggml", "planes", "entropy"}))
       ->type_name("CODEC")
       ->group(group);
-  command.add_option("--bits", flags.bits, "Bits a value of keys and values, 1 to 8 (planes; default: 4,3)")
+  command.add_option("--bits", flags.bits, "Bits a value of keys and values, 1 to 8 (planes; default: 4,3), or the mean over all (entropy; default: 2)")
       ->type_name("K,V")
       ->group(group);
   command.add_option("--map", flags.map, "Bits by token: lines A:B,K,V with numbers or 'exact' (planes)")
@@ -198,10 +198,10 @@ void add_codec_options(CLI::App& command, CodecFlags& flags, const std::string& 
   command.add_option("--newest-tokens", flags.newest_tokens, "Last tokens that get a bit more (planes; default: 0)")
       ->type_name("N")
       ->group(group);
-  command.add_option("--exact-tokens", flags.exact_tokens, "First tokens that stay exact (planes; default: 4)")
+  command.add_option("--exact-tokens", flags.exact_tokens, "First tokens that stay exact (planes; default: 4, of entropy 0 exact and 4 at 8 bits)")
       ->type_name("N")
       ->group(group);
-  command.add_flag("--keep-nonfinite", flags.keep_nonfinite, "Keep chunks with NaN or infinite values raw (planes)")
+  command.add_flag("--keep-nonfinite", flags.keep_nonfinite, "Keep chunks with NaN or infinite values raw (planes, entropy)")
       ->group(group);
 }
 
@@ -215,15 +215,18 @@ Result<KeyValueBits> parse_bits(const std::string& text) {
   return KeyValueBits{*key, *value};
 }
 
+namespace {
+
+/// The settings of planes, or nothing where exact codecs are wanted.
 Result<std::optional<PlanesOptions>> planes_options(const CodecFlags& flags, const CardHeader& header) {
   if (flags.codec != "planes") {
     if (flags.has_settings() && !flags.codec.empty()) {
       return usage_error("--bits, --map, --layer-map, --sensitivity, --exact-tokens, --newest-tokens and --keep-nonfinite are "
-                         "for --codec planes");
+                         "for --codec planes or entropy");
     }
     if (!flags.has_settings()) return std::optional<PlanesOptions>();
   }
-  if (Status s = check_types(header); !s) return s.error();
+  if (Status s = check_types(header, "planes"); !s) return s.error();
   PlanesOptions planes;
   if (!flags.bits.empty()) {
     auto bits = parse_bits(flags.bits);
@@ -253,6 +256,7 @@ Result<std::optional<PlanesOptions>> planes_options(const CodecFlags& flags, con
   return std::optional(planes);
 }
 
+/// For provenance: "" or ", planes 4,3 bits".
 std::string describe(const std::optional<PlanesOptions>& planes, const CodecFlags& flags) {
   if (!planes) return {};
   if (!flags.map.empty()) return flags.layer_map.empty() ? ", planes, bits by token" : ", planes, bits by layer and token";
@@ -264,11 +268,51 @@ std::string describe(const std::optional<PlanesOptions>& planes, const CodecFlag
   return fmt::format(", planes {},{} bits, {} exact tokens", planes->key_bits, planes->value_bits, planes->exact_tokens);
 }
 
+Result<EntropyOptions> entropy_options(const CodecFlags& flags, const CardHeader& header) {
+  if (Status s = check_types(header, "entropy"); !s) return s.error();
+  if (!flags.map.empty() || !flags.layer_map.empty() || !flags.sensitivity.empty() || flags.newest_tokens != 0) {
+    return usage_error("--map, --layer-map, --sensitivity and --newest-tokens are for --codec planes");
+  }
+  EntropyOptions entropy;
+  if (!flags.bits.empty()) {
+    const auto bits = number<double>(flags.bits);
+    if (!bits || !(*bits >= 0.05 && *bits <= 32.0)) {
+      return usage_error(fmt::format("--bits: found '{}', allowed for entropy is one number, 0.05 to 32", flags.bits));
+    }
+    entropy.bits = *bits;
+  }
+  if (flags.exact_tokens) {
+    entropy.fine_tokens -= std::min(entropy.fine_tokens, *flags.exact_tokens);
+    entropy.exact_tokens = *flags.exact_tokens;
+  }
+  entropy.keep_nonfinite = flags.keep_nonfinite;
+  return entropy;
+}
+
+}  // namespace
+
+Status set_codec(const CodecFlags& flags, const CardHeader& header, CardOptions& card) {
+  if (flags.codec == "entropy") {
+    auto entropy = entropy_options(flags, header);
+    if (!entropy) return entropy.error();
+    card.entropy = std::move(*entropy);
+    card.provenance.text += fmt::format(", entropy {} bits, {} exact tokens, {} fine tokens", card.entropy->bits,
+                                        card.entropy->exact_tokens, card.entropy->fine_tokens);
+    return {};
+  }
+  auto planes = planes_options(flags, header);
+  if (!planes) return planes.error();
+  card.planes = std::move(*planes);
+  card.provenance.text += describe(card.planes, flags);
+  return {};
+}
+
 std::vector<std::string> raw_chunk_notes(const WriteReport& written) {
   static const std::map<RawReason, std::string_view> kWhy{
       {RawReason::kNonFinite, "it holds NaN or infinite values, which inject refuses"},
       {RawReason::kOutOfReach, "its values span more than the codec's scale reaches"},
-      {RawReason::kWorse, "8 bits would keep it worse than q8_0 does"}};
+      {RawReason::kWorse, "8 bits would keep it worse than q8_0 does"},
+      {RawReason::kLarger, "coded it would not be smaller"}};
   std::map<RawReason, std::vector<const RawChunk*>> by_reason;
   for (const RawChunk& chunk : written.raw_chunks) by_reason[chunk.reason].push_back(&chunk);
   std::vector<std::string> notes;

@@ -13,8 +13,8 @@ namespace cachecard::cli {
 
 /// Codec and its settings, as convert and capture take them.
 struct CodecFlags {
-  std::string codec;             ///< raw, ggml or planes; empty: what the types need, or planes where a setting asks
-  std::string bits;              ///< K,V or one number
+  std::string codec;             ///< raw, ggml, planes or entropy; empty: what the types need, or planes where a setting asks
+  std::string bits;              ///< K,V or one number; entropy: the mean over all values
   std::string map;               ///< file with the bits of each token
   std::string layer_map;         ///< file with the bits of each layer
   std::string sensitivity;       ///< file with what errors of each layer cost
@@ -22,8 +22,8 @@ struct CodecFlags {
   std::uint64_t newest_tokens = 0;
   bool keep_nonfinite = false;
 
-  /// Whether planes are asked for, by name or by a setting of theirs.
-  bool is_lossy() const { return codec == "planes" || (codec.empty() && any_given()); }
+  /// Whether planes or entropy are asked for, by name or by a setting of theirs.
+  bool is_lossy() const { return codec == "planes" || codec == "entropy" || (codec.empty() && any_given()); }
   bool has_settings() const {
     return !bits.empty() || !map.empty() || !layer_map.empty() || !sensitivity.empty() || exact_tokens ||
            newest_tokens != 0 || keep_nonfinite;
@@ -42,14 +42,11 @@ struct KeyValueBits {
 };
 Result<KeyValueBits> parse_bits(const std::string& text);
 
-/// The settings of planes, or nothing where exact codecs are wanted. Holds the flags to the cache's types and tokens.
-/// Errors: invalid_argument, io
-Result<std::optional<PlanesOptions>> planes_options(const CodecFlags& flags, const CardHeader& header);
+/// Sets the lossy codec of a card, or none where exact codecs are wanted, and says so in its provenance. Holds the flags to
+/// the cache's types and tokens.   Errors: invalid_argument, io
+Status set_codec(const CodecFlags& flags, const CardHeader& header, CardOptions& card);
 
-/// For provenance: "" or ", planes 4,3 bits".
-std::string describe(const std::optional<PlanesOptions>& planes, const CodecFlags& flags);
-
-/// One line for each reason why chunks that were to be planes are raw.
+/// One line for each reason why chunks that were to be planes or entropy are raw.
 std::vector<std::string> raw_chunk_notes(const WriteReport& written);
 
 }  // namespace cachecard::cli
