@@ -80,6 +80,7 @@ class Bench:
         for row in hdf5_bench.rows(self.cli, self.path("raw-4000.card"), self.folder, self.args.runs):
             self.add(*row)
         self.kernels()
+        self.entropy_kernels()
 
     def hand_off(self, server, ids, question):
         """First token by the card against the server's own slot file and against reading again, codec by codec."""
@@ -220,6 +221,10 @@ class Bench:
         print(timed(["taskset", "-c", "1", os.path.join(self.programs, "planes_bench"), "--rounds", "5", "--json", path])[1])
         with open(path, encoding="utf-8") as file:
             self.rows.append({"what": "planes_bench", "rows": json.load(file)})
+
+    def entropy_kernels(self):
+        """The loops of entropy by SIMD target, in values a second, beside memcpy."""
+        print(timed(["taskset", "-c", "1", os.path.join(self.programs, "entropy_bench"), "20"])[1])
 
     def peak_memory(self, command):
         """Peak resident bytes of one process; a fresh child each, since ru_maxrss only grows."""
