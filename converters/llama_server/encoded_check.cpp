@@ -105,7 +105,8 @@ class Comparison {
       nonfinite_ += llama_cpp::count_nonfinite(static_cast<DType>(stream.dtype), buffers.encoded);
       return {};
     }
-    if (card_.frames()[piece.frame].codec == static_cast<std::uint8_t>(Codec::kPlanes)) {
+    const std::uint8_t codec = card_.frames()[piece.frame].codec;
+    if (codec == static_cast<std::uint8_t>(Codec::kPlanes) || codec == static_cast<std::uint8_t>(Codec::kEntropy)) {
       return compare_lossy(piece, stream, buffers);
     }
     const auto where =

@@ -46,15 +46,17 @@ Result<EntropyTokens> entropy_tokens(const CardHeader& header, const BitWidthMap
   tokens.exponents.reserve(frame.token_count * header.streams[index].kv_head_count);
   for (std::uint32_t head = 0; head < header.streams[index].kv_head_count; ++head) {
     const auto row = map.row(map.row_of[first_use + head]).subspan(first, frame.token_count);
+    const auto where = [&](std::size_t t) {
+      return "head " + std::to_string(head) + ", token " + std::to_string(frame.first_token + t);
+    };
     for (std::size_t t = 0; t < row.size(); ++t) {
       const auto kind = kind_of(row[t]);
-      const std::string where = "head " + std::to_string(head) + ", token " + std::to_string(frame.first_token + t);
       if (!kind) {
-        return map_error(frame, where + ": found offset " + std::to_string(row[t]) +
+        return map_error(frame, where(t) + ": found offset " + std::to_string(row[t]) +
                                     " half bits, allowed -7 to 8, 126 (fine) or 127 (exact)");
       }
       if (head == 0) tokens.kind.push_back(*kind);
-      if (*kind != tokens.kind[t]) return map_error(frame, where + ": exact or fine, and not so in head 0");
+      if (*kind != tokens.kind[t]) return map_error(frame, where(t) + ": exact or fine, and not so in head 0");
       tokens.exponents.push_back(*kind == TokenKind::kCoded ? static_cast<std::int8_t>(-row[t]) : std::int8_t{0});
     }
   }
