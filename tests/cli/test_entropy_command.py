@@ -33,6 +33,31 @@ class Entropy(CommandTest):
         self.assertIn("the least is", says("--bits", "0.1"))
         self.assertIn("--codec planes", says("--map", "none.csv"))
 
+    def test_layers_and_newest_tokens_have_steps_of_their_own(self):
+        state, model = CACHES / "gemma3_f16.seq", CACHES / "models" / "tiny_gemma3.gguf"
+        costs = self.folder / "costs.csv"
+        costs.write_text("0:3,100,100\n3:6,1,1\n", encoding="utf-8")
+
+        def made(name, *flags):
+            self.expect(0, "convert", state, name, "--model", model, "-q", *flags)
+            return self.folder / name
+
+        flags = ["--codec", "entropy", "--bits", "9"]
+        own = made("own.card", "--codec", "raw")
+
+        def ratio(card):
+            found = self.json("diff", own, card, exit_code=9)["streams"]
+            errors = {stream["layer"]: stream["relative_error"] for stream in found if stream["stream"] == "key"}
+            return errors[4] / errors[0]
+
+        self.assertAlmostEqual(ratio(made("flat.card", *flags)), 1.0, delta=0.2)
+        self.assertAlmostEqual(ratio(made("shared.card", *flags, "--sensitivity", costs)), 10.0, delta=4.0)
+        newest = made("newest.card", *flags, "--newest-tokens", "8")
+        rows = [row for row in self.json("inspect", newest, "--map")["map"] if row["streams"].startswith("key")]
+        self.assertEqual([(row["first_token"], row["offset"]) for row in rows][-2:], [(4, 0), (52, 2)])
+        costs.write_text("0:1,100,100\n", encoding="utf-8")
+        self.expect(2, "convert", state, "out.card", "--model", model, *flags, "--sensitivity", costs)
+
     def test_trim_cuts_behind_and_not_in_front(self):
         card = self.card("llama_f32.seq", "--codec", "entropy", "--bits", "32")
         self.expect(0, "trim", card, "short.card", "--tokens", "0:3", "-q")

@@ -52,9 +52,13 @@ ROWS = (
     Row("planes K3 V2 flat", "planes", "--bits 3,2"),
     Row("planes K2 V2 flat", "planes", "--bits 2,2"),
     # Flat weights: no attention, no gains. What the codec does alone; the allocator comes on top.
-    Row("entropy 2.05 flat", "entropy", "--bits 2.05", short=True),
-    Row("entropy 1.5 flat", "entropy", "--bits 1.5", short=True),
-    Row("entropy 1.0 flat", "entropy", "--bits 1.0", short=True),
+    Row("entropy 3.0", "entropy", "--bits 3.0 --newest-tokens 32", shared=True),
+    Row("entropy 2.05", "entropy", "--bits 2.05 --newest-tokens 32", short=True, shared=True),
+    Row("entropy 1.5", "entropy", "--bits 1.5 --newest-tokens 32", short=True, shared=True),
+    Row("entropy 1.0", "entropy", "--bits 1.0 --newest-tokens 32", short=True, shared=True),
+    Row("entropy 2.05 flat", "entropy", "--bits 2.05"),
+    Row("entropy 1.5 flat", "entropy", "--bits 1.5"),
+    Row("entropy 1.0 flat", "entropy", "--bits 1.0"),
 )
 
 # The prefill itself ran on a cache of this type, and so does everything after it. Never the yardstick.

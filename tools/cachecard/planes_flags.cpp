@@ -192,10 +192,10 @@ void add_codec_options(CLI::App& command, CodecFlags& flags, const std::string& 
       ->group(group);
   command
       .add_option("--sensitivity", flags.sensitivity,
-                  "What errors cost by layer: lines A:B,K,V; layers then share --bits by it (planes)")
+                  "What errors cost by layer: lines A:B,K,V; layers then share --bits by it (planes, entropy)")
       ->type_name("FILE")
       ->group(group);
-  command.add_option("--newest-tokens", flags.newest_tokens, "Last tokens that get a bit more (planes; default: 0)")
+  command.add_option("--newest-tokens", flags.newest_tokens, "Last tokens that get a bit more (planes, entropy; default: 0)")
       ->type_name("N")
       ->group(group);
   command.add_option("--exact-tokens", flags.exact_tokens, "First tokens that stay exact (planes; default: 4, of entropy 0 exact and 4 at 8 bits)")
@@ -268,10 +268,41 @@ std::string describe(const std::optional<PlanesOptions>& planes, const CodecFlag
   return fmt::format(", planes {},{} bits, {} exact tokens", planes->key_bits, planes->value_bits, planes->exact_tokens);
 }
 
+/// Steps go with the square root of what an error costs: then a bit more takes as much off each stream's error.
+Status set_gains(const CodecFlags& flags, const CardHeader& header, EntropyOptions& entropy) {
+  if (flags.sensitivity.empty()) return {};
+  auto costs = read_spans<double>({"--sensitivity", "layers", "numbers from 0 on", flags.sensitivity,
+                                   header.layer_count, &sensitivity_of});
+  if (!costs) return costs.error();
+  double most = 0.0;
+  for (const auto& cost : *costs) most = std::max({most, cost.key, cost.value});
+  if (most == 0.0) return {};
+  constexpr double kLeast = 1e-3;  // of the largest: what is measured lower is noise
+  for (const StreamRecord& stream : header.streams) {
+    const auto& cost = (*costs)[stream.layer];
+    const double share = std::max((is_value(stream) ? cost.value : cost.key) / most, kLeast);
+    entropy.gains.insert(entropy.gains.end(), stream.kv_head_count, static_cast<float>(1.0 / std::sqrt(share)));
+  }
+  return {};
+}
+
+void set_newest_tokens(const CodecFlags& flags, const CardHeader& header, EntropyOptions& entropy) {
+  const std::uint64_t newest = std::min(flags.newest_tokens, header.token_count);
+  if (newest == 0) return;
+  constexpr std::int8_t kHalfStep = 2;
+  std::size_t uses = 0;
+  for (const StreamRecord& stream : header.streams) uses += stream.kv_head_count;
+  entropy.token_offsets.assign(uses * header.token_count, 0);
+  for (std::size_t use = 0; use < uses; ++use) {
+    const auto end = entropy.token_offsets.begin() + static_cast<std::ptrdiff_t>((use + 1) * header.token_count);
+    std::fill(end - static_cast<std::ptrdiff_t>(newest), end, kHalfStep);
+  }
+}
+
 Result<EntropyOptions> entropy_options(const CodecFlags& flags, const CardHeader& header) {
   if (Status s = check_types(header, "entropy"); !s) return s.error();
-  if (!flags.map.empty() || !flags.layer_map.empty() || !flags.sensitivity.empty() || flags.newest_tokens != 0) {
-    return usage_error("--map, --layer-map, --sensitivity and --newest-tokens are for --codec planes");
+  if (!flags.map.empty() || !flags.layer_map.empty()) {
+    return usage_error("--map and --layer-map are for --codec planes");
   }
   EntropyOptions entropy;
   if (!flags.bits.empty()) {
@@ -286,6 +317,8 @@ Result<EntropyOptions> entropy_options(const CodecFlags& flags, const CardHeader
     entropy.exact_tokens = *flags.exact_tokens;
   }
   entropy.keep_nonfinite = flags.keep_nonfinite;
+  if (Status s = set_gains(flags, header, entropy); !s) return s.error();
+  set_newest_tokens(flags, header, entropy);
   return entropy;
 }
 
