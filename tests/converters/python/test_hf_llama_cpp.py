@@ -72,7 +72,7 @@ class LlamaCpp(package_test.PackageTest):
                             ("tiny_llama", "llama_f16_v_transposed.seq"), ("tiny_llama", "server_llama_f16.slot")):
             for options in ({}, {"codec": "planes", "bits": (8, 8)}):
                 with self.subTest(state=state, **options):
-                    self.cross(name, state, options, 5e-4 if not options else 2e-3)
+                    self.cross(name, state, options, 5e-4 if not options else 8e-3)
 
     def cross(self, name, state, options, bound):
         file, model = self.models[name]
@@ -97,7 +97,7 @@ class LlamaCpp(package_test.PackageTest):
         self.assertEqual(len(found), len(own))
         apart = [float(np.linalg.norm(mine - theirs) / np.linalg.norm(theirs)) for mine, theirs in zip(found, own)]
         self.assertLess(max(apart), bound)
-        self.assertGreater(max(apart), bound / 20)
+        self.assertGreater(max(apart), bound / 50)
 
     def test_generation_goes_on(self):
         file, model = self.models["tiny_llama"]
