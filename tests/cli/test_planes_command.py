@@ -116,6 +116,7 @@ class Planes(CommandTest):
         for flags in (["--codec", "raw", "--bits", "4"], ["--bits", "0,3"], ["--bits", "4,9"], ["--bits", "4,3,2"],
                       ["--bits", "x"], ["--map", path, "--bits", "4"], ["--map", path, "--exact-tokens", "2"],
                       ["--map", path, "--newest-tokens", "2"],
+                      ["--newest-tokens", "-3"], ["--exact-tokens", "-3"],
                       ["--codec", "ggml", "--keep-nonfinite"], ["--codec", "nonsense"]):
             with self.subTest(flags=flags):
                 done = self.run_command("convert", CACHES / "llama_f16.seq", "out.card", "--model", MODEL, *flags)

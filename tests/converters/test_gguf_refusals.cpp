@@ -1,9 +1,8 @@
-#include <sys/resource.h>
-
 #include <chrono>
 #include <random>
 
 #include "gguf_round_trip.hpp"
+#include "peak_memory.hpp"
 
 using namespace cachecard;
 using namespace cachecard::gguf;
@@ -32,19 +31,6 @@ std::string refusal_after(const Change& change) {
 }
 
 bool holds(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
-
-// Sanitizers keep freed blocks back and a shadow of every byte: a bound on memory says little of us there.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr std::uint64_t kSanitizerFactor = 8;
-#else
-constexpr std::uint64_t kSanitizerFactor = 1;
-#endif
-
-std::uint64_t peak_memory() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return static_cast<std::uint64_t>(usage.ru_maxrss) * 1024;
-}
 
 template <class T>
 Bytes bytes_of(T value) {

@@ -303,6 +303,24 @@ TEST_CASE("keys whose order in llama.cpp is not known, or is no order of pairs, 
   CHECK(refused(**card_of(blind), 0) == ErrorCode::kIdentityUnknown);  // how many channels rotate
 }
 
+TEST_CASE("values that stay rotated have no pairs to reorder", "[converters]") {
+  const auto card = fixture_card("llama_q8_0.seq");
+  const StreamRecord& stream = (**card).header().streams[0];
+  REQUIRE(stream.hadamard_size > 1);
+  std::vector<float> row(row_elements(stream));
+  DecodeTarget target;
+  target.base = row.data();
+  target.channel_stride = sizeof(float);
+  target.head_stride = static_cast<std::int64_t>(stream.head_dim * sizeof(float));
+  DecodeRequest request{0, 0, 1, false};
+  request.rope_pairing = RopePairing::kHalfSplit;
+  CHECK((**card).decode(request, target));
+  request.keep_rotation = true;
+  const Status refused_order = (**card).decode(request, target);
+  REQUIRE_FALSE(refused_order);
+  CHECK(refused_order.error().code == ErrorCode::kInvalidArgument);
+}
+
 TEST_CASE("without a RoPE table keys stay where they are", "[converters]") {
   FormulaSource none({RopePairing::kInterleaved, RopeState::kPostRope, false, 1.0});
   CHECK(refused(**card_of(none), 0) == ErrorCode::kOk);

@@ -1,10 +1,9 @@
-#include <sys/resource.h>
-
 #include <catch2/catch.hpp>
 #include <chrono>
 #include <cstring>
 #include <random>
 
+#include "peak_memory.hpp"
 #include "safetensors/safetensors_file.hpp"
 #include "safetensors/tensor_cache.hpp"
 
@@ -55,19 +54,6 @@ std::string without_count() {
   std::string header = kHeader;
   header.resize(header.find(R"(,"0.2")"));
   return header + "}";
-}
-
-// Sanitizers keep freed blocks back and a shadow of every byte: a bound on memory says little of us there.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr std::uint64_t kSanitizerFactor = 8;
-#else
-constexpr std::uint64_t kSanitizerFactor = 1;
-#endif
-
-std::uint64_t peak_memory() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return static_cast<std::uint64_t>(usage.ru_maxrss) * 1024;
 }
 
 }  // namespace

@@ -69,11 +69,6 @@ NATIVE = (
 
 SMOKE = (FLOOR, "raw", YARDSTICK, "planes K4 V3")
 
-# Codecs that the CLI is still to get: their rows are left out with a line. Of any other codec that
-# the CLI lacks, the run ends with unsupported_codec.
-PENDING_CODECS = ()
-
-
 def chosen(names, own):
     """The rows called `names` (all where None), the floor and the yardstick, and the caller's own."""
     known = {row.name: row for row in ROWS}

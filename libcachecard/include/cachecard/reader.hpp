@@ -41,7 +41,7 @@ struct DecodeRequest {
   std::optional<std::int64_t> rope_shift{};
   /// The target's order of RoPE pairs: llama.cpp and transformers keep the same model's keys in different ones. kNone: as the
   /// source stored them; streams without pairs ignore it. Goes with values, not with keep_rotation of a rotated stream.
-  /// Errors: identity_unknown where the card does not say how many channels rotate
+  /// Errors: identity_unknown where the card does not say how many channels rotate, invalid_argument with keep_rotation
   RopePairing rope_pairing = RopePairing::kNone;
 };
 

@@ -285,6 +285,9 @@ Status CardReader::decode(const DecodeRequest& request, const DecodeTarget& targ
   }
   auto order = PairOrder::make(*this, stream, request.rope_pairing);
   if (!order) return order.error();
+  if (*order && request.keep_rotation && stream.hadamard_size > 1) {
+    return argument_error("rotated values have no RoPE pairs to reorder: leave keep_rotation out");
+  }
   DecodeJob job{*this,
                 request,
                 target,

@@ -72,6 +72,7 @@ class LlamaCpp(package_test.PackageTest):
                             ("tiny_llama", "llama_f16_v_transposed.seq"), ("tiny_llama", "server_llama_f16.slot")):
             for options in ({}, {"codec": "planes", "bits": (8, 8)}):
                 with self.subTest(state=state, **options):
+                    # The runtimes' rounding; 8 bits are off by 0.005 of a value, where not all tokens are exact ones.
                     self.cross(name, state, options, 5e-4 if not options else 8e-3)
 
     def cross(self, name, state, options, bound):
