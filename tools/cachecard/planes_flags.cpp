@@ -196,11 +196,11 @@ void add_codec_options(CLI::App& command, CodecFlags& flags, const std::string& 
       ->type_name("FILE")
       ->group(group);
   command.add_option("--newest-tokens", flags.newest_tokens, "Last tokens that get a bit more (planes, entropy; default: 0)")
-      ->check(CLI::NonNegativeNumber)
+      ->check(CLI::Range(std::uint64_t{0}, std::uint64_t{1} << 31))
       ->type_name("N")
       ->group(group);
   command.add_option("--exact-tokens", flags.exact_tokens, "First tokens that stay exact (planes; default: 4, of entropy 0 exact and 4 at 8 bits)")
-      ->check(CLI::NonNegativeNumber)
+      ->check(CLI::Range(std::uint64_t{0}, std::uint64_t{1} << 31))
       ->type_name("N")
       ->group(group);
   command.add_flag("--keep-nonfinite", flags.keep_nonfinite, "Keep chunks with NaN or infinite values raw (planes, entropy)")
