@@ -418,6 +418,36 @@ struct Layout<LaneStreamRecord> {
 };
 static_assert(encoded_size<LaneStreamRecord>() == 16);
 
+/// Begins a model_profile section: one layer of a model profile. spec: FORMAT.md#model-profiles
+struct ProfileRecord {
+  std::uint32_t record_size = 48;
+  std::uint32_t layer = 0;
+  std::uint32_t kv_head_count = 0;
+  std::uint32_t query_head_count = 0;
+  std::uint32_t key_dim = 0;
+  std::uint32_t value_dim = 0;
+  std::uint32_t map_rank = 0;
+  std::uint32_t centroid_count = 0;
+  float attention_scale = 1.0f;
+  std::array<std::uint8_t, 12> reserved{};
+};
+template <>
+struct Layout<ProfileRecord> {
+  static constexpr std::string_view name = "model_profile";
+  static constexpr auto fields =
+      std::tuple{field("record_size", &ProfileRecord::record_size, Rule::kValue, Unit::kBytes, 2),
+                 field("layer", &ProfileRecord::layer, Rule::kValue, Unit::kNone, 2),
+                 field("kv_head_count", &ProfileRecord::kv_head_count, Rule::kValue, Unit::kNone, 2),
+                 field("query_head_count", &ProfileRecord::query_head_count, Rule::kValue, Unit::kNone, 2),
+                 field("key_dim", &ProfileRecord::key_dim, Rule::kValue, Unit::kElements, 2),
+                 field("value_dim", &ProfileRecord::value_dim, Rule::kValue, Unit::kElements, 2),
+                 field("map_rank", &ProfileRecord::map_rank, Rule::kValue, Unit::kNone, 2),
+                 field("centroid_count", &ProfileRecord::centroid_count, Rule::kValue, Unit::kNone, 2),
+                 field("attention_scale", &ProfileRecord::attention_scale, Rule::kValue, Unit::kNone, 2),
+                 reserved("reserved", &ProfileRecord::reserved, 2)};
+};
+static_assert(encoded_size<ProfileRecord>() == 48);
+
 /// Begins the payload of an entropy chunk. spec: CODECS.md#entropy
 struct EntropyRecord {
   std::uint32_t record_size = 32;
@@ -704,6 +734,7 @@ constexpr void for_each_record(Visit&& visit) {
   visit.template operator()<PlaneRecord>();
   visit.template operator()<LanesHeader>();
   visit.template operator()<LaneStreamRecord>();
+  visit.template operator()<ProfileRecord>();
   visit.template operator()<EntropyRecord>();
   visit.template operator()<StripRecord>();
   visit.template operator()<RopeTableHeader>();

@@ -29,6 +29,7 @@ enum class SectionType : std::uint16_t {
   kSummary = 15,
   kDirectory = 16,
   kLanes = 17,
+  kModelProfile = 18,
 };
 
 /// What a stream is to its layer. spec: FORMAT.md#streams

@@ -28,6 +28,7 @@ constexpr std::array kRules{
     SectionRule{T::kSummary, kReq, S::kCard, true, false, 0, 0},
     SectionRule{T::kDirectory, kReq, S::kCard, true, false, 0, 0},
     SectionRule{T::kLanes, kReq, S::kSegment, false, false, kFeatureEntropy, 0},
+    SectionRule{T::kModelProfile, 0, S::kCard, false, false, 0, 0},
 };
 
 }  // namespace

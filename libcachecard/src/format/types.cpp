@@ -26,7 +26,7 @@ constexpr std::string_view find_name(const Names<Enum, N>& names, Enum value) {
   return "unknown";
 }
 
-constexpr Names<SectionType, 17> kSectionTypes{{{SectionType::kTokenIds, "token_ids"},
+constexpr Names<SectionType, 18> kSectionTypes{{{SectionType::kTokenIds, "token_ids"},
                                                 {SectionType::kText, "text"},
                                                 {SectionType::kPositions, "positions"},
                                                 {SectionType::kBitWidthMap, "bit_width_map"},
@@ -42,7 +42,8 @@ constexpr Names<SectionType, 17> kSectionTypes{{{SectionType::kTokenIds, "token_
                                                 {SectionType::kProfileDigest, "profile_digest"},
                                                 {SectionType::kSummary, "summary"},
                                                 {SectionType::kDirectory, "directory"},
-                                                {SectionType::kLanes, "lanes"}}};
+                                                {SectionType::kLanes, "lanes"},
+                                                {SectionType::kModelProfile, "model_profile"}}};
 constexpr Names<StreamKind, 4> kStreamKinds{{{StreamKind::kKey, "key"},
                                              {StreamKind::kValue, "value"},
                                              {StreamKind::kLatent, "latent"},

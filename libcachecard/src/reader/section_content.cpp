@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "cachecard/profile.hpp"
 #include "format/header_checks.hpp"
 #include "format/record_check.hpp"
 #include "reader/payload.hpp"
@@ -49,6 +50,9 @@ Status SectionContent::check(const FrameHeader& frame, std::span<const std::byte
       break;
     case SectionType::kLanes:
       status = check_lanes(frame, payload);
+      break;
+    case SectionType::kModelProfile:
+      status = outcome(parse_profile_layer(payload));
       break;
     case SectionType::kProvenance:
       status = outcome(parse_provenance(payload));
