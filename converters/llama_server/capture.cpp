@@ -78,7 +78,7 @@ Status write_checked(const CacheSource& source, RandomSink& sink, const CaptureO
                      StepClock& clock, CaptureReport& report) {
   CardOptions card = options.card;
   if (options.plan) {
-    if (Status s = options.plan(source.header(), card); !s) return s;
+    if (Status s = options.plan(source, card, report.notes); !s) return s;
   }
   auto written = write_card(source, sink, card);
   if (!written) return written.error();

@@ -15,7 +15,7 @@ struct CaptureOptions {
   SlotAccess access;
   CardOptions card;             ///< its progress is also asked between the steps
   /// Settles what depends on the cache, once it is known; may be empty.
-  std::function<Status(const CardHeader&, CardOptions&)> plan;
+  std::function<Status(const CacheSource&, CardOptions&, std::vector<std::string>& notes)> plan;
   bool text = false;            ///< store the text of the tokens too
   bool keep_slot_file = false;  ///< leave what the server saved in the slot directory
 };

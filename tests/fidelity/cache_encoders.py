@@ -14,6 +14,7 @@ class Exact:
     """One text's exact cache and what its encoders need besides."""
     path: str
     state: object      # SequenceState
+    weights: object    # [layer x KV head][token], what the sender's last queries look at; None where no row asks
     kv_heads: int
     model_path: str
     command: object    # CardCommand
@@ -93,12 +94,24 @@ def _kivi(row, exact):
     return _written(exact, [rows for rows, _ in keys], [rows for rows, _ in values], size)
 
 
+def _weights_argument(row, exact):
+    """A file of token weights for the CLI: the sender's, or the same in another order of tokens."""
+    if not row.weights:
+        return []
+    weights = exact.weights
+    if row.weights == "shuffled":
+        weights = np.random.default_rng(exact.seed).permuted(weights, axis=1)
+    path = os.path.join(exact.folder, "weights.npy")
+    np.save(path, weights)
+    return ["--weights", path]
+
+
 def _card(row, exact):
     card, back = (os.path.join(exact.folder, name) for name in ("carried.card", "carried.seq"))
     for path in (card, back):
         if os.path.exists(path):
             os.unlink(path)
-    peak = exact.command.encode(exact.path, card, exact.model_path, row.arguments)
+    peak = exact.command.encode(exact.path, card, exact.model_path, row.arguments + _weights_argument(row, exact))
     exact.command.decode(card, back)
     return Carried(back, os.path.getsize(card), peak)
 

@@ -14,12 +14,13 @@ class Row:
     options: str = ""
     encoder: str = "card"  # a key of cache_encoders.ENCODERS
     short: bool = False    # also in the long tables and in the one of the model as deployed
-    shared: bool = False   # layers share the bits by PROFILE, which is of one model
+    shared: bool = False   # bits go by PROFILE, which is of one model
+    weights: str = ""      # of tokens: "sender" or "shuffled"; empty: what the CLI makes of them
 
     @property
     def arguments(self):
         """What the CLI gets."""
-        return ["--codec", self.codec, *shlex.split(self.options), *(["--sensitivity", PROFILE] if self.shared else [])]
+        return ["--codec", self.codec, *shlex.split(self.options), *(["--profile", PROFILE] if self.shared else [])]
 
     def fits(self, model_digest):
         """Whether its profile, if it has one, is of the model with that SHA-256."""
@@ -80,11 +81,12 @@ def chosen(names, own):
 
 
 def own_row(text, taken):
-    """NAME=CODEC [OPTION...], as --row takes it: a card through the CLI."""
+    """NAME=CODEC [OPTION...], as --row takes it: a card through the CLI. --weights may be sender or shuffled, see Row."""
     name, separator, rest = text.partition("=")
     codec, _, options = rest.strip().partition(" ")
     if not (separator and name.strip() and codec):
         raise FidelityError(USAGE, f"--row '{text}': NAME=CODEC [OPTION...] is wanted, e.g. 'mine=planes --bits 5,4'")
     if name.strip() in taken:
         raise FidelityError(USAGE, f"--row '{text}': a row of that name is in the table already")
-    return Row(name.strip(), codec, options.strip())
+    weights = next((kind for kind in ("sender", "shuffled") if f"--weights {kind}" in options), "")
+    return Row(name.strip(), codec, options.replace(f"--weights {weights}", "").strip() if weights else options.strip(), weights=weights)

@@ -7,10 +7,12 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
+import numpy as np
 from cache_encoders import Carried, Exact, encode
 from fidelity_error import INTERNAL, FidelityError
 from kl_metrics import Reference
 from llama_runtime import Runtime, runtime_version
+from sender_queries import QueryTap, attention_weights
 from sequence_state import SequenceState
 
 ROOM_FOR_TURN = 512  # cells after the context: a continuation, or a question and its answer
@@ -67,30 +69,34 @@ def run_table(plan, say):
     turns = [plan.model.receiver_turn(one.system, one.user) for one in plan.receivers]
     size = plan.context + max(ROOM_FOR_TURN, *(len(turn) + plan.answer for turn in turns))
     with ExitStack() as stack:
-        runtime = stack.enter_context(Runtime(plan.model, size, "f16", plan.threads))
+        tap = QueryTap()
+        runtime = stack.enter_context(Runtime(plan.model, size, "f16", plan.threads, tap))
         natives = [stack.enter_context(Runtime(plan.model, size, row.codec, plan.threads)) for row in plan.native]
         for number, text in enumerate(plan.texts):
             started = time.monotonic()
             with tempfile.TemporaryDirectory(prefix="cachecard-fidelity-") as folder:
-                _one_text(table, runtime, natives, text, turns, folder)
+                _one_text(table, runtime, tap, natives, text, turns, folder)
             say(f"  {plan.title}: {text.name}, {number + 1} of {len(plan.texts)}, {time.monotonic() - started:.0f} s")
     return table
 
 
-def _one_text(table, runtime, natives, text, turns, folder):
+def _one_text(table, runtime, tap, natives, text, turns, folder):
     plan = table.plan
     context = text.tokens[:plan.context]
     path = os.path.join(folder, "exact.seq")
     runtime.clear()
+    tap.start()
     runtime.decode(context, 0)
+    tap.stop()
     runtime.save(path, context)
     with open(path, "rb") as file:
         state = SequenceState(file.read())
+    weights = _sender_weights(plan, tap, state)
     ways = _ways(plan, runtime, text, context, turns)
     references = [Reference(_logits(runtime, way, len(context)), way.targets) for way in ways]
     if not table.results[0].scores:
         _check_injection(runtime, path, ways, references, len(context))
-    exact = Exact(path, state, plan.model.kv_heads, plan.model.path, plan.command, folder, plan.seed)
+    exact = Exact(path, state, weights, plan.model.kv_heads, plan.model.path, plan.command, folder, plan.seed)
     for result in table.results:
         carried = encode(result.row, exact)
         runtime.load(carried.path, len(context))
@@ -101,6 +107,15 @@ def _one_text(table, runtime, natives, text, turns, folder):
         native.save(os.path.join(folder, "native.seq"), context)
         carried = Carried("", os.path.getsize(os.path.join(folder, "native.seq")))
         _add(result, state, carried, _scores(native, ways, references, len(context)))
+
+
+def _sender_weights(plan, tap, state):
+    """[layer x KV head][token], or None where no row asks for them."""
+    if not any(row.weights for row in plan.rows):
+        return None
+    rows = [attention_weights(tap.last(layer, state.cell_count), state.f16(keys), plan.model.kv_heads)
+            for layer, keys in enumerate(state.keys)]
+    return np.concatenate(rows).astype(np.float32)
 
 
 def _check_injection(runtime, path, ways, references, end):

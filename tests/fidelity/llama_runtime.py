@@ -95,13 +95,15 @@ class Model:
 class Runtime:
     """A context for one sequence; use as a `with` block. Sizes are in tokens."""
 
-    def __init__(self, model, size, cache_type="f16", threads=1):
+    def __init__(self, model, size, cache_type="f16", threads=1, tap=None):
         params = api.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max = size, BATCH_TOKENS, BATCH_TOKENS, 1
         params.type_k = params.type_v = TYPE_IDS[cache_type]
         params.flash_attn_type = FLASH_ON
         params.n_threads = params.n_threads_batch = threads
         params.offload_kqv = False
+        if tap is not None:
+            tap.attach(params)
         self.model = model
         self.handle = api.llama_init_from_model(model.handle, params)
         if not self.handle:

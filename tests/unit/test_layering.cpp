@@ -49,7 +49,7 @@ const std::map<std::string, Names> kAllowed{
     {"reader", {"base", "format", "kernel", "codec"}},
     {"writer", {"base", "format", "kernel", "codec"}},
     {"edit", {"base", "format", "codec", "reader", "writer"}},
-    {"allocate", {"base", "format", "codec"}},
+    {"allocate", {"base", "format", "kernel", "codec"}},
     {"inject", {"base", "format", "reader"}},
     {"",
      {"base", "format", "kernel", "codec", "reader", "writer", "edit", "inject"}},  // describe, c_api: on top

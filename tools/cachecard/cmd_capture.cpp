@@ -12,7 +12,7 @@
 #include "model_flags.hpp"
 #include "output.hpp"
 #include "output_file.hpp"
-#include "planes_flags.hpp"
+#include "codec_flags.hpp"
 #include "server_flags.hpp"
 #include "workers.hpp"
 
@@ -46,8 +46,8 @@ Result<CaptureOptions> capture_options(const CaptureArgs& args, const std::strin
   else if (args.zstd_level != 0)
     options.card.compressor = Compressor::kZstd;
   if (args.zstd_level != 0) options.card.zstd_level = args.zstd_level;
-  options.plan = [&args](const CardHeader& header, CardOptions& card) -> Status {
-    return set_codec(args.codec, header, card);
+  options.plan = [&args](const CacheSource& source, CardOptions& card, std::vector<std::string>& notes) -> Status {
+    return set_codec(args.codec, source, card, notes);
   };
   options.card.source_layout = !args.no_source_layout;
   options.card.provenance.operation = ProvenanceOp::kCapture;

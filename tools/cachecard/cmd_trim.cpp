@@ -10,7 +10,7 @@
 #include "input.hpp"
 #include "output.hpp"
 #include "output_file.hpp"
-#include "planes_flags.hpp"
+#include "codec_flags.hpp"
 #include "workers.hpp"
 
 namespace cachecard::cli {

@@ -8,7 +8,7 @@
 #include "context.hpp"
 #include "formats.hpp"
 #include "hdf5_flags.hpp"
-#include "planes_flags.hpp"
+#include "codec_flags.hpp"
 
 namespace cachecard::cli {
 

@@ -4,9 +4,9 @@
 #include <span>
 #include <vector>
 
-#include "cachecard/error.hpp"
+#include "cachecard/profile.hpp"
 
-/// Which bits are worth their bytes. Pure functions over weights and a budget.
+/// Which bits are worth their bytes.
 namespace cachecard {
 
 /// What errors of one stream cost.
@@ -23,5 +23,53 @@ struct StreamWeight {
 /// Errors: invalid_argument (no values, a sensitivity that is negative or not finite, mean_bits or most out of range)
 Result<std::vector<std::uint8_t>> allocate_bits(std::span<const StreamWeight> streams, double mean_bits,
                                                 std::uint8_t most = 8);
+
+/// Steps go with the square root of what an error costs, so that a bit more takes as much off every head's error: factors
+/// on the steps of each (stream, KV head) in the map's order, geometric mean 1, at most 2^5 apart from it.
+/// costs: as many, finite, 0 or more; what is below 1/1,000 of the largest is noise and counts as that
+std::vector<float> step_gains(std::span<const double> costs);
+
+/// How finely each token of a head is kept, from how much it is looked at: the nearest half bit to log2 of its weight over
+/// their mean, a tenth of it mixed in, -6 to 6. Weights that say nothing (all 0, or not finite) give 0.
+/// Source: rate-distortion theory: the step goes with the weight's square root
+void weight_offsets(std::span<const float> weights, std::span<std::int8_t> out);
+
+/// How far the predicted error falls below that of one step for all tokens at the same bits, in dB: arithmetic over
+/// geometric mean of the weights that the offsets stand for.   offsets: [use][token_count]
+double offsets_gain(std::span<const std::int8_t> offsets, std::uint64_t token_count);
+
+/// Below this, a uniform map is as good.
+inline constexpr double kLeastGain = 0.5;  ///< dB
+
+/// Whose look at the tokens counts.
+enum class QuerySource : std::uint8_t {
+  kMap,        ///< the context's newest queries, estimated from their own keys and values by the profile's map
+  kCentroids,  ///< what queries of the model look like
+};
+
+struct WeighOptions {
+  QuerySource queries = QuerySource::kMap;
+  std::uint64_t newest_tokens = 64;  ///< whose queries look, and which themselves count twice the mean
+  std::uint64_t sink_tokens = 4;     ///< first tokens, which all look at whatever they hold: they count the mean
+  ParallelFor parallel;
+};
+
+/// Token weights without any attention seen: sqrt of the sum, over queries and the query heads that share a KV head, of
+/// the attention's squares, as offsets [use][token] in half bits; use: (stream, KV head) in the map's order.
+/// A layer that the profile or the card's RoPE table does not cover gets 0 (recency_offsets is better).
+/// Memory: 16 MiB and one span of rows for each task.   Source: Expected Attention and SnapKV, squared: entropy's error
+/// of a value goes with A^2
+/// Errors: those of the source; geometry_mismatch (a layer's heads or widths are not the profile's)
+Result<std::vector<std::int8_t>> profile_offsets(const CacheSource& source, const ModelProfile& profile,
+                                                 const WeighOptions& options = {});
+
+/// Where nothing at all is known but the order of tokens: newer ones are looked at more. [use][token]
+std::vector<std::int8_t> recency_offsets(const CardHeader& header);
+
+/// Costs by (stream, KV head) for step_gains. Layers that were not measured: the mean of the others.
+/// Errors: geometry_mismatch
+Result<std::vector<double>> profile_costs(const CardHeader& header, const ModelProfile& profile);
+/// Factors on the steps of each channel, in card order, of all streams in the header's order. Errors: geometry_mismatch
+Result<std::vector<float>> profile_channel_gains(const CardHeader& header, const ModelProfile& profile);
 
 }  // namespace cachecard

@@ -125,12 +125,15 @@ struct PlanesOptions {
 
 /// Lossy coding with uniform steps, entropy coded. spec: CODECS.md#entropy
 struct EntropyOptions {
-  double bits = 2.0;               ///< wanted mean bits a value of chunks, lanes and references together, 0.05 to 32;
-                                   ///< more than about 9 for each coded value are not used
+  double bits = 2.0;               ///< wanted bits a value of the whole file (but text, source layout and opaque state), 0.05 to
+                                   ///< 32; more than about 9 for each coded value are not used
   std::uint64_t fine_tokens = 4;   ///< first tokens of the card that are kept at 8 bits: attention sinks
   std::uint64_t exact_tokens = 0;  ///< first tokens that stay as they are, before the fine ones
   /// Factor on the steps of each (stream, KV head) in the map's order, above 0; empty: all 1.
   std::vector<float> gains;
+  /// Factor on the steps of each channel, in card order, of all streams in the header's order, above 0; empty: all 1.
+  /// An opaque stream has none.
+  std::vector<float> channel_gains;
   /// Offsets [use][token of the card] in half bits, -7 to 8, two more halve the step; use: (stream, KV head) in the map's
   /// order. Empty: all 0.
   std::vector<std::int8_t> token_offsets;

@@ -4,6 +4,7 @@
 #include "base/checked.hpp"
 #include "cachecard/digest.hpp"
 #include "cachecard/writer.hpp"
+#include "codec/byte_compressor.hpp"
 #include "format/entropy_layout.hpp"
 #include "format/frame_walk.hpp"
 #include "format/framing.hpp"
@@ -54,10 +55,10 @@ Result<CardWriter> CardWriter::create(ByteSink& sink, const CardHeader& header,
 Status CardWriter::State::note(const FrameHeader& frame, std::span<const std::byte> stored) {
   if ((prologue.required_features & (kFeaturePlanes | kFeatureEntropy)) == 0) return {};
   if (frame.section_type == static_cast<std::uint16_t>(SectionType::kBitWidthMap)) {
-    if (frame.compressor != 0) {
-      return Error{ErrorCode::kInvalidArgument, kNoOffset, "frame_header.compressor", "maps of lossy codecs stay plain"};
-    }
-    auto map = parse_map(stored, header, frame.token_count, limits);
+    std::vector<std::byte> plain(frame.decoded_size);
+    std::vector<std::byte> scratch(decompress_scratch(static_cast<Compressor>(frame.compressor), plain.size()));
+    if (Status s = decompress(static_cast<Compressor>(frame.compressor), stored, 1, plain, scratch); !s) return s;
+    auto map = parse_map(plain, header, frame.token_count, limits);
     if (!map) return map.error();
     maps[frame.segment] = std::move(*map);
     return {};

@@ -9,6 +9,7 @@
 #include "kernel/floats.hpp"
 #include "kernel/planes.hpp"
 #include "writer/card_order.hpp"
+#include "writer/chunk_jobs.hpp"
 #include "writer/entropy_plan.hpp"
 
 namespace cachecard {
@@ -37,6 +38,13 @@ PlanesStream order_of(const StreamRecord& stream, Parameters parameters, std::sp
   parameters.data.assign(bytes.begin(), bytes.end());
   parameters.record.data_size = parameters.data.size();
   return PlanesStream(stream, parameters, table);
+}
+
+/// Channels of the streams before one, as channel_gains counts them.
+std::size_t channels_before(const CardHeader& header, std::size_t stream) {
+  std::size_t count = 0;
+  for (std::size_t s = 0; s < stream; ++s) count += is_opaque(header.streams[s]) ? 0 : row_elements(header.streams[s]);
+  return count;
 }
 
 /// Sixteenths of an octave, 128 for 1, nearest.
@@ -119,9 +127,12 @@ Status EntropyPlan::learn_spreads(std::size_t index) {
   learned.spread = std::clamp(learned.spread, 0x1p-50f, 0x1p50f);
   if (is_value_stream(stream) && mean >= 0x1p-100 && mean <= 0x1p100) learned.energy = static_cast<float>(mean);
   const std::size_t first_use = BitWidthMap::first_use(header_, index);
+  const auto& gains = options_.entropy->gains;
+  const auto& channels = options_.entropy->channel_gains;
+  const std::size_t first_channel = channels.empty() ? 0 : channels_before(header_, index);
   for (std::size_t c = 0; c < squares.size(); ++c) {
-    const auto& gains = options_.entropy->gains;
-    learned.relative.push_back(gains.empty() ? 1.0f : gains[first_use + c / stream.head_dim]);
+    const float head = gains.empty() ? 1.0f : gains[first_use + c / stream.head_dim];
+    learned.relative.push_back(channels.empty() ? head : head * channels[first_channel + c]);
   }
   for (std::size_t i = 0; i < learned.spans.size() && learned.energy > 0.0f; ++i) {
     const auto tokens = entropy_tokens(header_, map_, chunk_frame(index, learned.spans[i]));
@@ -360,6 +371,9 @@ Status EntropyPlan::find_step() {
     other += static_cast<double>(learned.scale_bits + learned.fixed_bits + elements * (32 + (learned.means.empty() ? 0 : 16)));
   }
   for (const References& references : references_) other += 16.0 * static_cast<double>(references.size());
+  auto rest = overhead();
+  if (!rest) return rest.error();
+  other += 8.0 * static_cast<double>(*rest);
   auto samples = take_samples();
   if (!samples) return samples.error();
   const double budget = options_.entropy->bits * static_cast<double>(values) - other;

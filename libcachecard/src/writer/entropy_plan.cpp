@@ -17,6 +17,19 @@ constexpr double kMostWanted = 32.0;
 
 Error option_error(std::string detail) { return {ErrorCode::kInvalidArgument, kNoOffset, "entropy", std::move(detail)}; }
 
+Status check_channel_gains(const CardHeader& header, std::span<const float> gains) {
+  std::size_t channels = 0;
+  for (const StreamRecord& stream : header.streams) channels += is_opaque(stream) ? 0 : row_elements(stream);
+  if (!gains.empty() && gains.size() != channels) {
+    return option_error("found " + std::to_string(gains.size()) + " channel gains, allowed " + std::to_string(channels) +
+                        ", one for each channel of each stream");
+  }
+  for (const float gain : gains) {
+    if (!(gain >= 0x1p-6f && gain <= 0x1p6f)) return option_error("a channel gain is not 1/64 to 64");
+  }
+  return {};
+}
+
 }  // namespace
 
 Status EntropyPlan::check_options() const {
@@ -33,6 +46,7 @@ Status EntropyPlan::check_options() const {
   for (const float gain : entropy.gains) {
     if (!(gain >= 0x1p-6f && gain <= 0x1p6f)) return option_error("a gain is not 1/64 to 64");
   }
+  if (Status s = check_channel_gains(header_, entropy.channel_gains); !s) return s;
   if (!entropy.token_offsets.empty() && entropy.token_offsets.size() != uses * header_.token_count) {
     return option_error("found " + std::to_string(entropy.token_offsets.size()) + " token offsets, allowed " +
                         std::to_string(uses * header_.token_count) + ", for each stream, KV head and token");

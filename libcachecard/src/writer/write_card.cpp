@@ -141,7 +141,9 @@ Status CardBuilder::add_segment(std::uint32_t segment) {
   const BitWidthMap widths = planes_    ? planes_->map(segment)
                              : entropy_ ? entropy_->map()
                                         : uniform_map(header_, record.token_count);
-  auto map = writer_.add(framed(SectionType::kBitWidthMap), encode_map(widths));
+  FrameHeader map_frame = framed(SectionType::kBitWidthMap);
+  if (entropy_) map_frame.compressor = static_cast<std::uint8_t>(entropy_->map_compressor());
+  auto map = writer_.add(map_frame, encode_map(widths));
   if (!map) return map.error();
   map_digest_ = map->stored_digest;
   if (Status s = add_parameters(segment); !s) return s;
@@ -353,7 +355,8 @@ Result<bool> CardBuilder::encode_planes_chunk(const ChunkJob& job, FrameHeader f
 std::uint64_t required_features(const CardHeader& header, const CardOptions& options,
                                 bool has_source_layout) {
   std::uint64_t features = options.planes ? kFeaturePlanes : options.entropy ? kFeatureEntropy : 0;
-  if (options.compressor != Compressor::kNone || has_source_layout) features |= kFeatureZstd;
+  const bool has_token_rows = options.entropy && !options.entropy->token_offsets.empty();  // which zstd halves
+  if (options.compressor != Compressor::kNone || has_source_layout || has_token_rows) features |= kFeatureZstd;
   for (const StreamRecord& stream : header.streams) {
     const DTypeInfo* info = dtype_info(static_cast<DType>(stream.dtype));
     if (info != nullptr && info->block_elements != 1) features |= kFeatureGgml;

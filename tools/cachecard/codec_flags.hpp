@@ -18,6 +18,9 @@ struct CodecFlags {
   std::string map;               ///< file with the bits of each token
   std::string layer_map;         ///< file with the bits of each layer
   std::string sensitivity;       ///< file with what errors of each layer cost
+  std::string profile;           ///< model profile
+  std::string weights;           ///< file with how much each token counts
+  std::string queries;           ///< whose look at the tokens counts: newest, centroids, recency or none; empty: the best at hand
   std::optional<std::uint64_t> exact_tokens;
   std::uint64_t newest_tokens = 0;
   bool keep_nonfinite = false;
@@ -25,9 +28,11 @@ struct CodecFlags {
   /// Whether planes or entropy are asked for, by name or by a setting of theirs.
   bool is_lossy() const { return codec == "planes" || codec == "entropy" || (codec.empty() && any_given()); }
   bool has_settings() const {
-    return !bits.empty() || !map.empty() || !layer_map.empty() || !sensitivity.empty() || exact_tokens ||
+    return !bits.empty() || !map.empty() || !layer_map.empty() || has_costs() || has_weights() || exact_tokens ||
            newest_tokens != 0 || keep_nonfinite;
   }
+  bool has_costs() const { return !sensitivity.empty() || !profile.empty(); }
+  bool has_weights() const { return !weights.empty() || !queries.empty(); }
   bool any_given() const {
     return !codec.empty() || has_settings();
   }
@@ -42,9 +47,16 @@ struct KeyValueBits {
 };
 Result<KeyValueBits> parse_bits(const std::string& text);
 
+/// What the settings of a codec came from: for provenance, and lines for the user.
+struct CodecNotes {
+  std::string provenance;
+  std::vector<std::string> notes;
+};
+
 /// Sets the lossy codec of a card, or none where exact codecs are wanted, and says so in its provenance. Holds the flags to
-/// the cache's types and tokens.   Errors: invalid_argument, io
-Status set_codec(const CodecFlags& flags, const CardHeader& header, CardOptions& card);
+/// the cache's types and tokens. Adds to notes.
+/// Errors: invalid_argument, io, model_mismatch and geometry_mismatch (of a profile), the source's
+Status set_codec(const CodecFlags& flags, const CacheSource& source, CardOptions& card, std::vector<std::string>& notes);
 
 /// One line for each reason why chunks that were to be planes or entropy are raw.
 std::vector<std::string> raw_chunk_notes(const WriteReport& written);

@@ -1,0 +1,82 @@
+#include <algorithm>
+#include <cmath>
+
+#include "cachecard/allocate.hpp"
+
+namespace cachecard {
+namespace {
+
+constexpr double kMixed = 0.1;
+constexpr int kMostOffset = 6;
+constexpr double kLeastCost = 1e-3;
+constexpr double kMostGain = 32.0;
+
+/// The nearest whole number to log2 x, by comparison: the same on every machine.
+int nearest_log2(double x) {
+  int exponent = 0;
+  const double mantissa = std::frexp(x, &exponent);  // 1/2 to 1
+  return exponent - (mantissa < 0.70710678118654752 ? 1 : 0);
+}
+
+}  // namespace
+
+std::vector<float> step_gains(std::span<const double> costs) {
+  std::vector<float> gains(costs.size(), 1.0f);
+  const double most = costs.empty() ? 0.0 : *std::max_element(costs.begin(), costs.end());
+  if (!(most > 0.0)) return gains;
+  double sum = 0.0;
+  for (const double cost : costs) sum += std::log(std::max(cost / most, kLeastCost));
+  const double mean = std::exp(sum / static_cast<double>(costs.size()));
+  for (std::size_t i = 0; i < costs.size(); ++i) {
+    const double gain = std::sqrt(mean / std::max(costs[i] / most, kLeastCost));
+    gains[i] = static_cast<float>(std::clamp(gain, 1.0 / kMostGain, kMostGain));
+  }
+  return gains;
+}
+
+void weight_offsets(std::span<const float> weights, std::span<std::int8_t> out) {
+  double sum = 0.0;
+  for (const float weight : weights) sum += double{weight};
+  const double mean = sum / static_cast<double>(std::max<std::size_t>(1, weights.size()));
+  const bool says = std::isfinite(mean) && mean > 0.0;
+  for (std::size_t t = 0; t < out.size(); ++t) {
+    out[t] = 0;
+    if (!says) continue;
+    const double mixed = (1.0 - kMixed) * double{weights[t]} / mean + kMixed;
+    out[t] = static_cast<std::int8_t>(std::clamp(nearest_log2(mixed), -kMostOffset, kMostOffset));
+  }
+}
+
+double offsets_gain(std::span<const std::int8_t> offsets, std::uint64_t token_count) {
+  if (offsets.empty() || token_count == 0) return 0.0;
+  double all = 0.0;
+  const std::size_t uses = offsets.size() / token_count;
+  for (std::size_t use = 0; use < uses; ++use) {
+    double sum = 0.0;
+    double logs = 0.0;
+    for (const std::int8_t offset : offsets.subspan(use * token_count, token_count)) {
+      sum += std::ldexp(1.0, offset);
+      logs += offset;
+    }
+    const auto count = static_cast<double>(token_count);
+    all += 10.0 * std::log10(sum / count) - 10.0 * std::log10(2.0) * logs / count;
+  }
+  return all / static_cast<double>(uses);
+}
+
+std::vector<std::int8_t> recency_offsets(const CardHeader& header) {
+  const std::size_t uses = BitWidthMap::first_use(header, header.streams.size());
+  std::vector<float> weights(header.token_count);
+  // Attention falls with distance about as its square root does, whatever the model.
+  for (std::size_t t = 0; t < weights.size(); ++t) {
+    weights[t] = static_cast<float>(1.0 / std::sqrt(static_cast<double>(weights.size() - t) + 16.0));
+  }
+  std::vector<std::int8_t> row(weights.size());
+  weight_offsets(weights, row);
+  std::vector<std::int8_t> offsets;
+  offsets.reserve(uses * row.size());
+  for (std::size_t use = 0; use < uses; ++use) offsets.insert(offsets.end(), row.begin(), row.end());
+  return offsets;
+}
+
+}  // namespace cachecard

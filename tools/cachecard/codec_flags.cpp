@@ -1,0 +1,119 @@
+#include "codec_flags.hpp"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <map>
+
+#include "entropy_settings.hpp"
+#include "planes_settings.hpp"
+#include "span_file.hpp"
+
+namespace cachecard::cli {
+
+void add_codec_options(CLI::App& command, CodecFlags& flags, const std::string& group) {
+  command.add_option("--codec", flags.codec, "raw, ggml, planes or entropy (default: raw and ggml, as the types need)")
+      ->check(CLI::IsMember({"raw", "ggml", "planes", "entropy"}))
+      ->type_name("CODEC")
+      ->group(group);
+  command.add_option("--bits", flags.bits, "Bits a value of keys and values, 1 to 8 (planes; default: 4,3), or the mean over all (entropy; default: 2)")
+      ->type_name("K,V")
+      ->group(group);
+  command.add_option("--map", flags.map, "Bits by token: lines A:B,K,V with numbers or 'exact' (planes)")
+      ->type_name("FILE")
+      ->group(group);
+  command.add_option("--layer-map", flags.layer_map, "Bits by layer: lines A:B,K,V; with --map a token adds what its bits are above --bits (planes)")
+      ->type_name("FILE")
+      ->group(group);
+  command
+      .add_option("--sensitivity", flags.sensitivity,
+                  "What errors cost by layer: lines A:B,K,V; layers then share --bits by it (planes, entropy)")
+      ->type_name("FILE")
+      ->group(group);
+  command
+      .add_option("--profile", flags.profile,
+                  "Model profile: what errors of each head cost, and what its queries look like (planes, entropy)")
+      ->type_name("FILE")
+      ->group(group);
+  command
+      .add_option("--weights", flags.weights,
+                  "How much each token counts, .npy of f32 or f64: [token], or [layer x KV head, token] (entropy)")
+      ->type_name("FILE")
+      ->group(group);
+  command
+      .add_option("--queries", flags.queries,
+                  "Whose look at the tokens counts, without --weights: newest (the newest tokens' queries, estimated), centroids "
+                  "(what queries of the model look like), recency, none (entropy; default: newest with --profile, else recency)")
+      ->check(CLI::IsMember({"newest", "centroids", "recency", "none"}))
+      ->type_name("WHOSE")
+      ->group(group);
+  command.add_option("--newest-tokens", flags.newest_tokens, "Last tokens that get a bit more (planes, entropy; default: 0)")
+      ->check(CLI::Range(std::uint64_t{0}, std::uint64_t{1} << 31))
+      ->type_name("N")
+      ->group(group);
+  command.add_option("--exact-tokens", flags.exact_tokens, "First tokens that stay exact (planes; default: 4, of entropy 0 exact and 4 at 8 bits)")
+      ->check(CLI::Range(std::uint64_t{0}, std::uint64_t{1} << 31))
+      ->type_name("N")
+      ->group(group);
+  command.add_flag("--keep-nonfinite", flags.keep_nonfinite, "Keep chunks with NaN or infinite values raw (planes, entropy)")
+      ->group(group);
+}
+
+namespace {
+
+Status check_types(const CardHeader& header, std::string_view codec) {
+  for (const StreamRecord& stream : header.streams) {
+    const auto kind = static_cast<StreamKind>(stream.stream);
+    const DTypeInfo* info = dtype_info(static_cast<DType>(stream.dtype));
+    if (kind == StreamKind::kOpaque || info == nullptr || info->block_elements == 1) continue;
+    return usage_error(fmt::format("--codec {}: layer {} {} is {}, which ggml keeps: {} {} for f32, f16 and bf16", codec,
+                                   stream.layer, name_of(kind), info->name, codec, codec == "planes" ? "are" : "is"));
+  }
+  return {};
+}
+
+}  // namespace
+
+Status set_codec(const CodecFlags& flags, const CacheSource& source, CardOptions& card, std::vector<std::string>& notes) {
+  const CardHeader& header = source.header();
+  if (flags.is_lossy()) {
+    if (Status s = check_types(header, flags.codec.empty() ? "planes" : flags.codec); !s) return s;
+  }
+  if (!flags.profile.empty() && !flags.sensitivity.empty()) {
+    return usage_error("--profile has what --sensitivity says: give one of them");
+  }
+  if (flags.codec == "entropy") {
+    CodecNotes made;
+    auto entropy = entropy_options(flags, source, card.parallel, made);
+    if (!entropy) return entropy.error();
+    card.entropy = std::move(*entropy);
+    card.provenance.text += made.provenance;
+    notes.insert(notes.end(), made.notes.begin(), made.notes.end());
+    return {};
+  }
+  auto planes = planes_options(flags, header);
+  if (!planes) return planes.error();
+  card.planes = std::move(*planes);
+  card.provenance.text += describe_planes(card.planes, flags);
+  return {};
+}
+
+std::vector<std::string> raw_chunk_notes(const WriteReport& written) {
+  static const std::map<RawReason, std::string_view> kWhy{
+      {RawReason::kNonFinite, "it holds NaN or infinite values, which inject refuses"},
+      {RawReason::kOutOfReach, "its values span more than the codec's scale reaches"},
+      {RawReason::kWorse, "8 bits would keep it worse than q8_0 does"},
+      {RawReason::kLarger, "coded it would not be smaller"}};
+  std::map<RawReason, std::vector<const RawChunk*>> by_reason;
+  for (const RawChunk& chunk : written.raw_chunks) by_reason[chunk.reason].push_back(&chunk);
+  std::vector<std::string> notes;
+  for (const auto& [reason, chunks] : by_reason) {
+    const RawChunk& first = *chunks.front();
+    notes.push_back(fmt::format("{} chunk{} kept raw (layer {} {}, tokens {}:{}{}): {}", chunks.size(),
+                                chunks.size() == 1 ? "" : "s", first.layer, name_of(first.stream), first.first_token,
+                                first.first_token + first.token_count, chunks.size() == 1 ? "" : ", ...", kWhy.at(reason)));
+  }
+  return notes;
+}
+
+}  // namespace cachecard::cli

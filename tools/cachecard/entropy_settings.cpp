@@ -1,0 +1,152 @@
+#include "entropy_settings.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "cachecard/allocate.hpp"
+#include "layer_costs.hpp"
+#include "weights_file.hpp"
+
+namespace cachecard::cli {
+namespace {
+
+constexpr std::int8_t kHalfStep = 2;  ///< half bits that halve the step
+constexpr std::int8_t kMostOffset = 8;
+
+std::size_t use_count(const CardHeader& header) { return BitWidthMap::first_use(header, header.streams.size()); }
+
+/// What is known of the model: gains by head and channel.
+Status set_gains(const CodecFlags& flags, const CardHeader& header, const ModelProfile* profile, EntropyOptions& entropy) {
+  std::vector<double> costs;
+  if (profile != nullptr) {
+    auto of_profile = profile_costs(header, *profile);
+    if (!of_profile) return of_profile.error();
+    costs = std::move(*of_profile);
+    auto channels = profile_channel_gains(header, *profile);
+    if (!channels) return channels.error();
+    entropy.channel_gains = std::move(*channels);
+  } else if (!flags.sensitivity.empty()) {
+    auto layers = read_layer_costs(flags.sensitivity, header.layer_count);
+    if (!layers) return layers.error();
+    for (const StreamRecord& stream : header.streams) {
+      const auto& cost = (*layers)[stream.layer];
+      costs.insert(costs.end(), stream.kv_head_count, is_value(stream) ? cost.value : cost.key);
+    }
+  }
+  entropy.gains = step_gains(costs);
+  return {};
+}
+
+/// Rows of the file are layers' KV heads in the order of their key (or latent) streams; a layer's values take its keys' row.
+Result<std::vector<std::int8_t>> file_offsets(const std::string& path, const CardHeader& header) {
+  std::uint64_t heads = 0;
+  for (const StreamRecord& stream : header.streams) heads += is_value(stream) ? 0 : stream.kv_head_count;
+  auto file = read_weights(path, header.token_count, heads);
+  if (!file) return file.error();
+  std::vector<std::int8_t> offsets(use_count(header) * header.token_count);
+  std::uint64_t row = 0;
+  for (std::size_t s = 0; s < header.streams.size(); ++s) {
+    const StreamRecord& stream = header.streams[s];
+    const bool repeats = is_value(stream) && s > 0 && header.streams[s - 1].layer == stream.layer &&
+                         header.streams[s - 1].kv_head_count == stream.kv_head_count;
+    if (repeats) row -= stream.kv_head_count;
+    for (std::uint32_t h = 0; h < stream.kv_head_count; ++h, ++row) {
+      const std::uint64_t from = file->rows == 1 ? 0 : std::min(row, heads - 1);
+      weight_offsets(std::span(file->values).subspan(from * file->token_count, file->token_count),
+                     std::span(offsets).subspan((BitWidthMap::first_use(header, s) + h) * header.token_count, header.token_count));
+    }
+  }
+  return offsets;
+}
+
+/// Whose look at the tokens counts, the best that is at hand.
+Status set_offsets(const CodecFlags& flags, const CacheSource& source, const ModelProfile* profile,
+                   const ParallelFor& parallel, EntropyOptions& entropy, CodecNotes& notes) {
+  const CardHeader& header = source.header();
+  std::string queries = flags.queries;
+  if (queries.empty()) queries = profile != nullptr ? "newest" : "recency";
+  if (profile == nullptr && (queries == "newest" || queries == "centroids")) {
+    return usage_error(fmt::format("--queries {}: needs --profile", queries));
+  }
+  std::string whose;
+  Result<std::vector<std::int8_t>> offsets = std::vector<std::int8_t>();
+  if (!flags.weights.empty()) {
+    offsets = file_offsets(flags.weights, header);
+    whose = "from a file";
+  } else if (queries == "none") {
+    return {};
+  } else if (queries == "recency") {
+    offsets = recency_offsets(header);
+    whose = "by recency";
+    if (flags.queries.empty()) {
+      notes.notes.push_back("token weights go by recency alone: a model profile (--profile, made by cachecard calibrate) saves about a "
+                            "third of the bytes at the same fidelity");
+    }
+  } else {
+    WeighOptions options;
+    options.queries = queries == "newest" ? QuerySource::kMap : QuerySource::kCentroids;
+    options.parallel = parallel;
+    offsets = profile_offsets(source, *profile, options);
+    whose = queries == "newest" ? "from the newest tokens' queries, estimated" : "from query centroids";
+  }
+  if (!offsets) return offsets.error();
+  const double gain = offsets_gain(*offsets, header.token_count);
+  if (gain < kLeastGain) {
+    notes.notes.push_back(fmt::format("token weights {} gain {:.1f} dB, below {:.1f}: all tokens keep the same steps", whose, gain, kLeastGain));
+    return {};
+  }
+  notes.provenance += fmt::format(", token weights {}", whose);
+  entropy.token_offsets = std::move(*offsets);
+  return {};
+}
+
+void set_newest_tokens(const CodecFlags& flags, const CardHeader& header, EntropyOptions& entropy) {
+  const std::uint64_t newest = std::min(flags.newest_tokens, header.token_count);
+  if (newest == 0) return;
+  const std::size_t uses = use_count(header);
+  entropy.token_offsets.resize(uses * header.token_count, 0);
+  for (std::size_t use = 0; use < uses; ++use) {
+    const auto row = std::span(entropy.token_offsets).subspan(use * header.token_count, header.token_count);
+    for (std::int8_t& offset : row.last(newest)) offset = static_cast<std::int8_t>(std::min(offset + kHalfStep, +kMostOffset));
+  }
+}
+
+}  // namespace
+
+Result<EntropyOptions> entropy_options(const CodecFlags& flags, const CacheSource& source, const ParallelFor& parallel,
+                                       CodecNotes& notes) {
+  const CardHeader& header = source.header();
+  if (!flags.map.empty() || !flags.layer_map.empty()) {
+    return usage_error("--map and --layer-map are for --codec planes");
+  }
+  if (!flags.weights.empty() && !flags.queries.empty()) {
+    return usage_error("--weights says how much each token counts: leave --queries out");
+  }
+  EntropyOptions entropy;
+  if (!flags.bits.empty()) {
+    const auto bits = number<double>(flags.bits);
+    if (!bits || !(*bits >= 0.05 && *bits <= 32.0)) {
+      return usage_error(fmt::format("--bits: found '{}', allowed for entropy is one number, 0.05 to 32", flags.bits));
+    }
+    entropy.bits = *bits;
+  }
+  if (flags.exact_tokens) {
+    entropy.fine_tokens -= std::min(entropy.fine_tokens, *flags.exact_tokens);
+    entropy.exact_tokens = *flags.exact_tokens;
+  }
+  entropy.keep_nonfinite = flags.keep_nonfinite;
+  notes.provenance = fmt::format(", entropy {} bits, {} exact tokens, {} fine tokens", entropy.bits, entropy.exact_tokens,
+                                 entropy.fine_tokens);
+  std::optional<ModelProfile> profile;
+  if (!flags.profile.empty()) {
+    auto opened = open_profile(flags.profile, header);
+    if (!opened) return opened.error();
+    profile = std::move(*opened);
+  }
+  if (Status s = set_gains(flags, header, profile ? &*profile : nullptr, entropy); !s) return s.error();
+  if (Status s = set_offsets(flags, source, profile ? &*profile : nullptr, parallel, entropy, notes); !s) return s.error();
+  set_newest_tokens(flags, header, entropy);
+  return entropy;
+}
+
+}  // namespace cachecard::cli

@@ -1,0 +1,150 @@
+#include "planes_settings.hpp"
+
+#include <algorithm>
+
+#include "cachecard/allocate.hpp"
+#include "layer_costs.hpp"
+
+namespace cachecard::cli {
+namespace {
+
+/// 1 to 8, or 0 for exact.
+std::optional<std::uint8_t> bits_of(std::string_view text) {
+  if (text == "exact") return std::uint8_t{0};
+  const auto bits = number<std::uint8_t>(text);
+  return bits && *bits >= 1 && *bits <= 8 ? bits : std::nullopt;
+}
+
+Result<std::vector<TokenBits>> read_bits(std::string_view flag, std::string_view items, const std::string& path,
+                                         std::uint64_t count) {
+  auto found = read_spans<std::uint8_t>({flag, items, "1 to 8 bits, or exact", path, count, &bits_of});
+  if (!found) return found.error();
+  std::vector<TokenBits> bits;
+  bits.reserve(found->size());
+  for (const auto& pair : *found) bits.push_back({pair.key, pair.value});
+  return bits;
+}
+
+/// What errors of all heads of a stream cost, for each stream of the header.
+Result<std::vector<double>> stream_costs(const CodecFlags& flags, const CardHeader& header) {
+  std::vector<double> costs;
+  if (!flags.profile.empty()) {
+    auto profile = open_profile(flags.profile, header);
+    if (!profile) return profile.error();
+    auto heads = profile_costs(header, *profile);
+    if (!heads) return heads.error();
+    for (std::size_t s = 0; s < header.streams.size(); ++s) {
+      double sum = 0.0;
+      for (std::size_t use = BitWidthMap::first_use(header, s); use < BitWidthMap::first_use(header, s + 1); ++use) sum += (*heads)[use];
+      costs.push_back(sum);
+    }
+    return costs;
+  }
+  auto layers = read_layer_costs(flags.sensitivity, header.layer_count);
+  if (!layers) return layers.error();
+  for (const StreamRecord& stream : header.streams) {
+    const auto& cost = (*layers)[stream.layer];
+    costs.push_back(is_value(stream) ? cost.value : cost.key);
+  }
+  return costs;
+}
+
+/// Layers share the bits that --bits gives to all of them, those of the newest tokens included.
+Status set_layer_bits(const CodecFlags& flags, const CardHeader& header, PlanesOptions& planes) {
+  if (!flags.layer_map.empty() || !flags.map.empty()) {
+    return usage_error("--sensitivity and --profile find the bits of every layer: leave --layer-map and --map out");
+  }
+  auto costs = stream_costs(flags, header);
+  if (!costs) return costs.error();
+  std::vector<StreamWeight> weights;
+  double bits = 0.0;
+  double values = 0.0;
+  for (std::size_t s = 0; s < header.streams.size(); ++s) {
+    const StreamRecord& stream = header.streams[s];
+    const std::uint64_t count = stream.stream == static_cast<std::uint8_t>(StreamKind::kOpaque)
+                                    ? 0
+                                    : stream.token_count * row_elements(stream);
+    weights.push_back({(*costs)[s], count});
+    bits += static_cast<double>(count) * (is_value(stream) ? planes.value_bits : planes.key_bits);
+    values += static_cast<double>(count);
+  }
+  if (values == 0.0) return {};
+  const bool newest = planes.newest_tokens != 0;
+  const double share = static_cast<double>(std::min(planes.newest_tokens, header.token_count)) /
+                       static_cast<double>(std::max<std::uint64_t>(header.token_count, 1));
+  const double mean = std::max(bits / values - share, 1.0);
+  // Room for the newest tokens' bit, unless all bits are wanted.
+  auto shared = allocate_bits(weights, mean, newest && mean <= 7.0 ? 7 : 8);
+  if (!shared) return shared.error();
+  planes.layer_bits.assign(header.layer_count, {planes.key_bits, planes.value_bits});
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    if (weights[i].value_count == 0) continue;
+    TokenBits& layer = planes.layer_bits[header.streams[i].layer];
+    (is_value(header.streams[i]) ? layer.value : layer.key) = (*shared)[i];
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<KeyValueBits> parse_bits(const std::string& text) {
+  const auto parts = split(text, ',');
+  const auto key = number<std::uint8_t>(parts[0]);
+  const auto value = parts.size() == 1 ? key : number<std::uint8_t>(parts[1]);
+  if (parts.size() > 2 || !key || !value || *key < 1 || *key > 8 || *value < 1 || *value > 8) {
+    return usage_error(fmt::format("--bits: found '{}', allowed is K,V or one number, 1 to 8 each", text));
+  }
+  return KeyValueBits{*key, *value};
+}
+
+/// The settings of planes, or nothing where exact codecs are wanted.
+Result<std::optional<PlanesOptions>> planes_options(const CodecFlags& flags, const CardHeader& header) {
+  if (flags.codec != "planes") {
+    if (flags.has_settings() && !flags.codec.empty()) {
+      return usage_error("--bits, --map, --layer-map, --sensitivity, --exact-tokens, --newest-tokens and --keep-nonfinite are "
+                         "for --codec planes or entropy");
+    }
+    if (!flags.has_settings()) return std::optional<PlanesOptions>();
+  }
+  PlanesOptions planes;
+  if (!flags.bits.empty()) {
+    auto bits = parse_bits(flags.bits);
+    if (!bits) return bits.error();
+    planes.key_bits = bits->key;
+    planes.value_bits = bits->value;
+  }
+  if (!flags.layer_map.empty()) {
+    if (!flags.bits.empty() && flags.map.empty()) return usage_error("--layer-map says the bits of every layer: leave --bits out");
+    auto layers = read_bits("--layer-map", "layers", flags.layer_map, header.layer_count);
+    if (!layers) return layers.error();
+    planes.layer_bits = std::move(*layers);
+  }
+  planes.exact_tokens = flags.exact_tokens.value_or(planes.exact_tokens);
+  planes.newest_tokens = flags.newest_tokens;
+  if (flags.has_costs()) {
+    if (Status s = set_layer_bits(flags, header, planes); !s) return s.error();
+  }
+  planes.keep_nonfinite = flags.keep_nonfinite;
+  if (flags.map.empty()) return std::optional(planes);
+  if ((!flags.bits.empty() && flags.layer_map.empty()) || flags.exact_tokens || flags.newest_tokens != 0) {
+    return usage_error("--map says the bits of every token: leave --bits, --exact-tokens and --newest-tokens out");
+  }
+  auto map = read_bits("--map", "tokens", flags.map, header.token_count);
+  if (!map) return map.error();
+  planes.token_bits = std::move(*map);
+  return std::optional(planes);
+}
+
+/// For provenance: "" or ", planes 4,3 bits".
+std::string describe_planes(const std::optional<PlanesOptions>& planes, const CodecFlags& flags) {
+  if (!planes) return {};
+  if (!flags.map.empty()) return flags.layer_map.empty() ? ", planes, bits by token" : ", planes, bits by layer and token";
+  if (!flags.layer_map.empty()) return fmt::format(", planes, bits by layer, {} exact tokens", planes->exact_tokens);
+  if (flags.has_costs()) {
+    return fmt::format(", planes {},{} bits shared by layer, {} exact tokens", planes->key_bits, planes->value_bits,
+                       planes->exact_tokens);
+  }
+  return fmt::format(", planes {},{} bits, {} exact tokens", planes->key_bits, planes->value_bits, planes->exact_tokens);
+}
+
+}  // namespace cachecard::cli
