@@ -1,16 +1,16 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <charconv>
 #include <memory>
 
 #include "cachecard/edit.hpp"
 #include "commands.hpp"
 #include "context.hpp"
+#include "codec_flags.hpp"
 #include "input.hpp"
 #include "output.hpp"
 #include "output_file.hpp"
-#include "codec_flags.hpp"
+#include "slice_flag.hpp"
 #include "workers.hpp"
 
 namespace cachecard::cli {
@@ -24,38 +24,6 @@ struct TrimArgs {
   std::string bits;
   std::string time;
 };
-
-/// [first, end); end absent: to the last.
-struct Cut {
-  std::uint64_t first = 0;
-  std::optional<std::uint64_t> end;
-};
-
-std::optional<std::uint64_t> number(std::string_view text) {
-  std::uint64_t value = 0;
-  const auto [end, failed] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (text.empty() || failed != std::errc{} || end != text.data() + text.size()) return {};
-  return value;
-}
-
-/// A:B, A: and :B, as slices are written; empty: everything.
-Result<Cut> parse_cut(std::string_view flag, std::string_view text) {
-  if (text.empty()) return Cut{};
-  const std::size_t colon = text.find(':');
-  const Error wrong{ErrorCode::kInvalidArgument,
-                    kNoOffset,
-                    {},
-                    fmt::format("{}: found '{}', allowed are A:B, A: and :B with A < B (B is the "
-                                "first one left out)",
-                                flag, text)};
-  if (colon == std::string_view::npos) return wrong;
-  const std::string_view left = text.substr(0, colon);
-  const std::string_view right = text.substr(colon + 1);
-  const auto first = left.empty() ? std::uint64_t{0} : number(left);
-  const auto end = number(right);
-  if (!first || (!right.empty() && (!end || *end <= *first))) return wrong;
-  return Cut{*first, end};
-}
 
 Result<TrimOptions> trim_options(const TrimArgs& args) {
   if (args.tokens.empty() && args.layers.empty() && args.bits.empty()) {

@@ -11,6 +11,7 @@ namespace cachecard::cli {
 
 struct Context;
 
+void add_calibrate(CLI::App& app, Context& context);
 void add_capture(CLI::App& app, Context& context);
 void add_codecs(CLI::App& app, Context& context);
 void add_convert(CLI::App& app, Context& context);

@@ -67,6 +67,8 @@ Status wait_writable(int fd);
 /// For the progress callbacks of the library: a line on stderr where that is a terminal (not with
 /// -q), at most ten times a second, wiped when done; false once a signal came.
 std::function<bool(std::uint64_t, std::uint64_t)> progress_line(const Context& context, std::string label);
+/// The same of tokens, with the time left.
+std::function<bool(std::uint64_t, std::uint64_t)> token_progress_line(const Context& context, std::string label);
 
 /// Text without control characters and broken UTF-8: those bytes as \xNN.
 std::string printable(std::string_view text);

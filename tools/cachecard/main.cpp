@@ -28,6 +28,7 @@ void add_commands(CLI::App& app, Context& context) {
   add_inject(app, context);
   add_trim(app, context);
   add_diff(app, context);
+  add_calibrate(app, context);
   add_codecs(app, context);
 }
 

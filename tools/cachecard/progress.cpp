@@ -11,10 +11,28 @@
 namespace cachecard::cli {
 namespace {
 
+using Clock = std::chrono::steady_clock;
+
+std::string bytes_text(std::uint64_t done, std::uint64_t total, Clock::duration) {
+  if (total == 0) return human_bytes(done);
+  return fmt::format("{} of {}  {:.0f} %", human_bytes(done), human_bytes(total), 100.0 * double(done) / double(total));
+}
+
+/// Time left at the pace so far, not said before there is one.
+std::string tokens_text(std::uint64_t done, std::uint64_t total, Clock::duration took) {
+  std::string text = fmt::format("{} of {} tokens", grouped(done), grouped(total));
+  const double seconds = std::chrono::duration<double>(took).count();
+  if (done == 0 || done > total || seconds < 2.0) return text;
+  const auto left = static_cast<std::uint64_t>(seconds * double(total - done) / double(done));
+  return text + (left < 90 ? fmt::format("  about {} s left", left) : fmt::format("  about {} min left", (left + 30) / 60));
+}
+
 /// One line on a terminal, rewritten in place; gone when the object is.
 class Line {
  public:
-  explicit Line(std::string label) : label_(std::move(label)) {}
+  using Text = std::string (*)(std::uint64_t done, std::uint64_t total, Clock::duration took);
+
+  Line(std::string label, Text text) : label_(std::move(label)), text_(text) {}
   Line(const Line&) = delete;
   Line& operator=(const Line&) = delete;
   ~Line() {
@@ -22,34 +40,41 @@ class Line {
   }
 
   void show(std::uint64_t done, std::uint64_t total) {
-    const auto now = std::chrono::steady_clock::now();
+    const auto now = Clock::now();
     if (now - last_ < std::chrono::milliseconds(100)) return;
     last_ = now;
     shown_ = true;
-    const std::string text = total == 0
-                                 ? fmt::format("\r\x1b[K{}  {}", label_, human_bytes(done))
-                                 : fmt::format("\r\x1b[K{}  {} of {}  {:.0f} %", label_, human_bytes(done),
-                                               human_bytes(total), 100.0 * double(done) / double(total));
+    const std::string text = fmt::format("\r\x1b[K{}  {}", label_, text_(done, total, now - start_));
     std::fputs(text.c_str(), stderr);
   }
 
  private:
   std::string label_;
+  Text text_;
   bool shown_ = false;
-  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+  Clock::time_point start_ = Clock::now();
+  Clock::time_point last_ = start_;
 };
 
-}  // namespace
+using Progress = std::function<bool(std::uint64_t, std::uint64_t)>;
 
-std::function<bool(std::uint64_t, std::uint64_t)> progress_line(const Context& context, std::string label) {
+Progress shown_as(const Context& context, std::string label, Line::Text text) {
   if (context.quiet || ::isatty(STDERR_FILENO) == 0) {
     return [](std::uint64_t, std::uint64_t) { return !interrupted(); };
   }
-  auto line = std::make_shared<Line>(std::move(label));
+  auto line = std::make_shared<Line>(std::move(label), text);
   return [line](std::uint64_t done, std::uint64_t total) {
     line->show(done, total);
     return !interrupted();
   };
+}
+
+}  // namespace
+
+Progress progress_line(const Context& context, std::string label) { return shown_as(context, std::move(label), bytes_text); }
+
+Progress token_progress_line(const Context& context, std::string label) {
+  return shown_as(context, std::move(label), tokens_text);
 }
 
 }  // namespace cachecard::cli

@@ -1,0 +1,8 @@
+#include "llama_calibrate/llama_module.hpp"
+
+extern "C" __attribute__((visibility("default"))) const cachecard::llama_calibrate::LlamaModule*
+cachecard_llama_module() {
+  using namespace cachecard::llama_calibrate;
+  static constexpr LlamaModule kModule{LlamaModule::kVersion, &calibrate, &least_tokens};
+  return &kModule;
+}
