@@ -21,7 +21,7 @@ struct CalibrateOptions {
   bool own_weights = false;       ///< no F32 copy: a quantised model's own rounding then counts as cost
   std::uint32_t window = 1300;    ///< tokens at once while queries are observed
   std::uint32_t context = 640;    ///< tokens of context while costs are measured
-  std::uint32_t scored = 64;      ///< tokens behind it, whose distributions are compared
+  std::uint32_t scored = 96;      ///< tokens behind it, whose distributions are compared
   std::size_t cost_texts = 6;     ///< texts in which costs are measured, the first ones
   std::uint32_t rank = 64;        ///< of the map from keys and values to queries
   std::uint32_t centroids = 16;   ///< of each head's queries

@@ -15,8 +15,8 @@ namespace cachecard {
 /// KV head h / (query_head_count / kv_head_count). spec: FORMAT.md#model-profiles
 struct ProfileLayer {
   ProfileRecord record;
-  /// What errors cost, in nats of KL for each unit of squared step over the stream's mean square (means off), by KV head;
-  /// of values the steps go with the square root of each head vector's own magnitude.
+  /// What errors cost, in nats of KL for each unit of squared step over the stream's mean square, by KV head. Of keys channel means
+  /// are off and a channel's step is times its key_steps; of values the steps go with the square root of each head vector's own magnitude.
   std::vector<float> key_costs;
   std::vector<float> value_costs;
   /// Factors on the steps of a key's channels, T16 codes: 128 is 1, 16 more are twice. [kv_head][key_dim]

@@ -37,7 +37,7 @@ Sizes sizes_of(const ProfileRecord& r) {
   Sizes s;
   s.costs = 8ull * r.kv_head_count;
   s.steps = std::uint64_t{r.kv_head_count} * r.key_dim;
-  s.down_scales = 2ull * r.map_rank;
+  s.down_scales = r.map_rank == 0 ? 0 : 2 * inputs;
   s.down = r.map_rank * inputs;
   s.up_scales = r.map_rank == 0 ? 0 : 2 * queries;
   s.up = queries * r.map_rank;
@@ -77,31 +77,40 @@ Status check_record(const ProfileRecord& r, std::uint64_t payload_size) {
   return profile_error(ErrorCode::kBadSize, found_allowed(payload_size, std::to_string(needed) + " bytes, as its record says"));
 }
 
-/// One scale a row, i8 codes: code = nearest of value / scale, scale = f16 of the largest magnitude / 127.
-void put_rows(std::span<const float> values, std::size_t width, std::vector<std::uint16_t>& scales,
-              std::vector<std::int8_t>& codes) {
-  for (std::size_t at = 0; at < values.size(); at += width) {
-    float largest = 0.0f;
-    for (std::size_t i = 0; i < width; ++i) largest = std::max(largest, std::abs(values[at + i]));
-    const std::uint16_t scale = kernel::f16_from_f32(std::min(largest / kMostCode, 65504.0f));
-    const float step = kernel::f32_from_f16(scale);
-    scales.push_back(scale);
-    for (std::size_t i = 0; i < width; ++i) {
-      const float code = step > 0.0f ? std::nearbyint(values[at + i] / step) : 0.0f;
-      codes.push_back(static_cast<std::int8_t>(std::clamp(code, -kMostCode, kMostCode)));
-    }
+/// How numbers of one matrix share scales.
+enum class Shared : bool { kByRow, kByColumn };
+
+std::size_t scale_index(std::size_t i, std::size_t width, Shared shared) {
+  return shared == Shared::kByRow ? i / width : i % width;
+}
+
+/// f16 scales and i8 codes: code = nearest of value / scale, scale = f16 of the largest magnitude that shares it / 127.
+/// width: of a row, above 0 where there are values.
+void put_matrix(std::span<const float> values, std::size_t width, Shared shared, std::vector<std::uint16_t>& scales,
+                std::vector<std::int8_t>& codes) {
+  if (values.empty()) return;
+  std::vector<float> largest(shared == Shared::kByRow ? values.size() / width : width);
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    float& found = largest[scale_index(i, width, shared)];
+    found = std::max(found, std::abs(values[i]));
+  }
+  for (const float most : largest) scales.push_back(kernel::f16_from_f32(std::min(most / kMostCode, 65504.0f)));
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const float step = kernel::f32_from_f16(scales[scale_index(i, width, shared)]);
+    const float code = step > 0.0f ? std::nearbyint(values[i] / step) : 0.0f;
+    codes.push_back(static_cast<std::int8_t>(std::clamp(code, -kMostCode, kMostCode)));
   }
 }
 
-Result<std::vector<float>> take_rows(std::span<const std::byte> scale_bytes, std::span<const std::byte> code_bytes) {
+Result<std::vector<float>> take_matrix(std::span<const std::byte> scale_bytes, std::span<const std::byte> code_bytes, Shared shared) {
   const auto scales = load_numbers<std::uint16_t>(scale_bytes);
   const auto codes = load_numbers<std::int8_t>(code_bytes);
   std::vector<float> values;
   if (scales.empty()) return values;
   values.reserve(codes.size());
-  const std::size_t width = codes.size() / scales.size();
+  const std::size_t width = shared == Shared::kByRow ? codes.size() / scales.size() : scales.size();
   for (std::size_t i = 0; i < codes.size(); ++i) {
-    const std::uint16_t scale = scales[i / width];
+    const std::uint16_t scale = scales[scale_index(i, width, shared)];
     if ((scale & 0x7C00u) == 0x7C00u) return profile_error(ErrorCode::kNonFinite, "a scale is not a finite number");
     values.push_back(static_cast<float>(codes[i]) * kernel::f32_from_f16(scale));
   }
@@ -121,9 +130,9 @@ Status check_costs(std::span<const float> costs) {
 std::vector<std::byte> encode_profile_layer(const ProfileLayer& layer) {
   std::array<std::vector<std::uint16_t>, 3> scales;
   std::array<std::vector<std::int8_t>, 3> codes;
-  put_rows(layer.map_down, layer.input_count(), scales[0], codes[0]);
-  put_rows(layer.map_up, layer.record.map_rank, scales[1], codes[1]);
-  put_rows(layer.centroids, layer.record.key_dim, scales[2], codes[2]);
+  put_matrix(layer.map_down, layer.input_count(), Shared::kByColumn, scales[0], codes[0]);
+  put_matrix(layer.map_up, layer.record.map_rank, Shared::kByRow, scales[1], codes[1]);
+  put_matrix(layer.centroids, layer.record.key_dim, Shared::kByRow, scales[2], codes[2]);
   std::vector<std::uint16_t> weights;
   for (const float weight : layer.centroid_weights) {
     weights.push_back(static_cast<std::uint16_t>(std::nearbyint(std::clamp(weight, 0.0f, 1.0f) * kWholeWeight)));
@@ -164,16 +173,16 @@ Result<ProfileLayer> parse_profile_layer(std::span<const std::byte> payload) {
     if (Status s = check_costs(costs); !s) return s.error();
   }
   const auto down_scales = next(sizes.down_scales);
-  auto down = take_rows(down_scales, next(sizes.down));
+  auto down = take_matrix(down_scales, next(sizes.down), Shared::kByColumn);
   if (!down) return down.error();
   const auto up_scales = next(sizes.up_scales);
-  auto up = take_rows(up_scales, next(sizes.up));
+  auto up = take_matrix(up_scales, next(sizes.up), Shared::kByRow);
   if (!up) return up.error();
   const auto centroid_scales = next(sizes.centroid_scales);
   for (const std::uint16_t weight : load_numbers<std::uint16_t>(next(sizes.centroid_weights))) {
     layer.centroid_weights.push_back(static_cast<float>(weight) / kWholeWeight);
   }
-  auto centroids = take_rows(centroid_scales, next(sizes.centroids));
+  auto centroids = take_matrix(centroid_scales, next(sizes.centroids), Shared::kByRow);
   if (!centroids) return centroids.error();
   layer.map_down = std::move(*down);
   layer.map_up = std::move(*up);
