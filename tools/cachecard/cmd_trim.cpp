@@ -4,9 +4,9 @@
 #include <memory>
 
 #include "cachecard/edit.hpp"
+#include "codec_flags.hpp"
 #include "commands.hpp"
 #include "context.hpp"
-#include "codec_flags.hpp"
 #include "input.hpp"
 #include "output.hpp"
 #include "output_file.hpp"

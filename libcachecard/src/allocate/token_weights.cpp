@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "cachecard/allocate.hpp"
@@ -6,17 +7,15 @@
 namespace cachecard {
 namespace {
 
-constexpr double kMixed = 0.1;
-constexpr int kMostOffset = 6;
+constexpr double kMixed = 0.05;
+constexpr int kLeastOffset = -6;
 constexpr double kLeastCost = 1e-3;
-constexpr double kMostGain = 32.0;
 
-/// The nearest whole number to log2 x, by comparison: the same on every machine.
-int nearest_log2(double x) {
-  int exponent = 0;
-  const double mantissa = std::frexp(x, &exponent);  // 1/2 to 1
-  return exponent - (mantissa < 0.70710678118654752 ? 1 : 0);
-}
+/// 2^((k - 1/2) / 1.2) for k = -5 to 6: where the offset becomes k.
+constexpr std::array<double, 12> kBorders{
+    0x1.55b8108f0ec5cp-5, 0x1.306fe0a31b715p-4, 0x1.0f38f92d97962p-3, 0x1.e3437e7101343p-3, 0x1.ae89f995ad3adp-2,
+    0x1.7f910d768cfb0p-1, 0x1.55b8108f0ec5ep+0, 0x1.306fe0a31b715p+1, 0x1.0f38f92d97963p+2, 0x1.e3437e7101345p+2,
+    0x1.ae89f995ad3adp+3, 0x1.7f910d768cfb3p+4};
 
 }  // namespace
 
@@ -24,12 +23,9 @@ std::vector<float> step_gains(std::span<const double> costs) {
   std::vector<float> gains(costs.size(), 1.0f);
   const double most = costs.empty() ? 0.0 : *std::max_element(costs.begin(), costs.end());
   if (!(most > 0.0)) return gains;
-  double sum = 0.0;
-  for (const double cost : costs) sum += std::log(std::max(cost / most, kLeastCost));
-  const double mean = std::exp(sum / static_cast<double>(costs.size()));
   for (std::size_t i = 0; i < costs.size(); ++i) {
-    const double gain = std::sqrt(mean / std::max(costs[i] / most, kLeastCost));
-    gains[i] = static_cast<float>(std::clamp(gain, 1.0 / kMostGain, kMostGain));
+    const double fourth = std::sqrt(std::sqrt(most / std::max(costs[i], kLeastCost * most)));
+    gains[i] = static_cast<float>(fourth * std::sqrt(fourth));  // roots alone: the same on every machine
   }
   return gains;
 }
@@ -43,7 +39,8 @@ void weight_offsets(std::span<const float> weights, std::span<std::int8_t> out) 
     out[t] = 0;
     if (!says) continue;
     const double mixed = (1.0 - kMixed) * double{weights[t]} / mean + kMixed;
-    out[t] = static_cast<std::int8_t>(std::clamp(nearest_log2(mixed), -kMostOffset, kMostOffset));
+    const auto above = std::upper_bound(kBorders.begin(), kBorders.end(), mixed);
+    out[t] = static_cast<std::int8_t>(kLeastOffset + (above - kBorders.begin()));
   }
 }
 
