@@ -61,7 +61,9 @@ TEST_CASE("a recipe that does not fit the card is refused, naming the rule", "[u
   CHECK(refusal([](SourceLayout& l) { l.operations[1].transposed = 1; }) == "ok");
   CHECK(refusal([](SourceLayout& l) { l.operations[4].size = 32; }) == "source_operation.size");
   CHECK(refusal([](SourceLayout& l) { l.operations[4].operation = 1; }) == "source_operation.size");
-  CHECK(refusal([](SourceLayout& l) { l.operations[1].layer = 9; }) == "source_operation.stream");
+  CHECK(refusal([](SourceLayout& l) { l.operations[1].layer = 9; }) == "source_operation.layer");
+  CHECK(refusal([](SourceLayout& l) { l.operations[1].stream = 2; }) == "source_operation.stream");
+  CHECK(refusal([](SourceLayout& l) { l.operations[1].order = 7; }) == "source_operation.order");
   CHECK(refusal([](SourceLayout& l) { l.order_runs.pop_back(); }) == "source_operation.size");
   CHECK(refusal([](SourceLayout& l) { l.record.literal_size = 6; }) == "source_layout.literal_size");
   CHECK(refusal([](SourceLayout& l) { l.record.file_size = 6; }) == "source_layout.file_size");

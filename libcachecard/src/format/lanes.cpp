@@ -32,8 +32,8 @@ Status check_lanes_header(const LanesHeader& record, std::uint64_t size) {
 
 Status check_stream(const LaneStreamRecord& record) {
   if (Status s = check_reserved(record, kNoOffset); !s) return s;
-  if (record.has_mean > 1 || record.has_scale > 1) {
-    return field_error(ErrorCode::kBadEnum, kNoOffset, &LaneStreamRecord::has_mean, "has_mean or has_scale is not 0 or 1");
+  for (const auto flag : {&LaneStreamRecord::has_mean, &LaneStreamRecord::has_scale}) {
+    if (record.*flag > 1) return field_error(ErrorCode::kBadEnum, kNoOffset, flag, found_allowed(record.*flag, "0 or 1"));
   }
   if (!std::isfinite(record.step)) {
     return field_error(ErrorCode::kNonFinite, kNoOffset, &LaneStreamRecord::step, "it is not a finite number");
@@ -93,7 +93,10 @@ Result<Lanes> parse_lanes(std::span<const std::byte> payload) {
     stream.record = load<LaneStreamRecord>(rest);
     if (Status s = check_stream(stream.record); !s) return s.error();
     if (i > 0 && key_of(stream.record) <= key_of(lanes.streams.back().record)) {
-      return field_error(ErrorCode::kCorrupt, kNoOffset, &LaneStreamRecord::layer, "streams do not ascend");
+      const char* detail = "streams do not ascend";
+      if (stream.record.layer < lanes.streams.back().record.layer)
+        return field_error(ErrorCode::kCorrupt, kNoOffset, &LaneStreamRecord::layer, detail);
+      return field_error(ErrorCode::kCorrupt, kNoOffset, &LaneStreamRecord::stream, detail);
     }
     needed += std::uint64_t{stream.record.lane_count} * (4u + 2u * stream.record.has_mean);
     lanes.streams.push_back(std::move(stream));

@@ -43,7 +43,10 @@ Status check_run(const PositionRun& run) {
     return field_error(ErrorCode::kCorrupt, kNoOffset, &PositionRun::token_count,
                        found_allowed(run.token_count, "1 to 2147483647"));
   }
-  if (!inside(run.first_position) || !inside(run.step) ||
+  if (!inside(run.step)) {
+    return field_error(ErrorCode::kCorrupt, kNoOffset, &PositionRun::step, "it leaves 32 bits");
+  }
+  if (!inside(run.first_position) ||
       !inside(run.first_position + run.step * static_cast<std::int64_t>(run.token_count - 1))) {
     return field_error(ErrorCode::kCorrupt, kNoOffset, &PositionRun::first_position,
                        "positions leave 32 bits");
@@ -113,7 +116,11 @@ Result<Parameters> parse_parameters(std::span<const std::byte> payload) {
   }
   const std::uint64_t part_bytes = std::uint64_t{record->part_count} * encoded_size<PartRecord>();
   const std::uint64_t left = payload.size() - encoded_size<ParameterHeader>();
-  if (part_bytes > left || record->data_size != left - part_bytes) {
+  if (part_bytes > left) {
+    return field_error(ErrorCode::kBadSize, kNoOffset, &ParameterHeader::part_count,
+                       found_allowed(record->part_count, "what the section holds"));
+  }
+  if (record->data_size != left - part_bytes) {
     return field_error(ErrorCode::kBadSize, kNoOffset, &ParameterHeader::data_size,
                        found_allowed(record->data_size, "what the section holds"));
   }
@@ -270,9 +277,13 @@ Result<ProvenanceEntry> parse_step(std::span<const std::byte> bytes, std::string
     return field_error(ErrorCode::kBadEnum, kNoOffset, &ProvenanceStep::operation,
                        found_allowed(step.operation, "1 to 5"));
   }
-  if (!span_within(step.text_offset, step.text_size, text.size())) {
+  if (step.text_offset > text.size()) {
     return field_error(ErrorCode::kBadOffset, kNoOffset, &ProvenanceStep::text_offset,
-                       "the text leaves the section");
+                       found_allowed(step.text_offset, "at most " + std::to_string(text.size())));
+  }
+  if (step.text_size > text.size() - step.text_offset) {
+    return field_error(ErrorCode::kBadOffset, kNoOffset, &ProvenanceStep::text_size,
+                       found_allowed(step.text_size, "at most " + std::to_string(text.size() - step.text_offset)));
   }
   ProvenanceEntry entry{step.hop, static_cast<ProvenanceOp>(step.operation), step.time,
                         step.parent_root, std::string(text.substr(step.text_offset, step.text_size))};
@@ -293,9 +304,13 @@ Result<std::vector<ProvenanceEntry>> parse_provenance(std::span<const std::byte>
   }
   const std::uint64_t steps = std::uint64_t{record->step_count} * record->step_stride;
   const std::uint64_t left = payload.size() - encoded_size<ProvenanceHeader>();
-  if (steps > left || record->text_size != left - steps) {
+  if (steps > left) {
     return field_error(ErrorCode::kBadSize, kNoOffset, &ProvenanceHeader::step_count,
                        found_allowed(record->step_count, "what the section holds"));
+  }
+  if (record->text_size != left - steps) {
+    return field_error(ErrorCode::kBadSize, kNoOffset, &ProvenanceHeader::text_size,
+                       found_allowed(record->text_size, std::to_string(left - steps)));
   }
   const auto body = payload.subspan(encoded_size<ProvenanceHeader>());
   const std::string_view text(reinterpret_cast<const char*>(body.data()) + steps, record->text_size);

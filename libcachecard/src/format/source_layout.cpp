@@ -26,9 +26,13 @@ Result<SourceLayoutHeader> load_record(std::span<const std::byte> payload) {
   const std::uint64_t operation_bytes =
       std::uint64_t{record.operation_count} * encoded_size<SourceOperation>();
   const std::uint64_t left = payload.size() - encoded_size<SourceLayoutHeader>();
-  if (!run_bytes || operation_bytes > left || *run_bytes != left - operation_bytes) {
+  if (operation_bytes > left) {
     return field_error(ErrorCode::kBadSize, kNoOffset, &SourceLayoutHeader::operation_count,
                        found_allowed(record.operation_count, "what the section holds"));
+  }
+  if (!run_bytes || *run_bytes != left - operation_bytes) {
+    return field_error(ErrorCode::kBadSize, kNoOffset, &SourceLayoutHeader::order_run_count,
+                       found_allowed(record.order_run_count, "what the section holds"));
   }
   return record;
 }
@@ -49,6 +53,10 @@ Result<std::vector<CellOrder>> count_cells(const SourceLayout& layout, const Car
     if (run.order < previous || run.order > cells.size() || run.order >= layout.record.order_count) {
       return field_error(ErrorCode::kCorrupt, kNoOffset, &OrderRun::order,
                          found_allowed(run.order, "ascending without gaps, below order_count"));
+    }
+    if (run.first_token >= header.token_count) {
+      return field_error(ErrorCode::kCorrupt, kNoOffset, &OrderRun::first_token,
+                         found_allowed(run.first_token, "below header.token_count"));
     }
     if (run.token_count == 0 || !span_within(run.first_token, run.token_count, header.token_count)) {
       return field_error(ErrorCode::kCorrupt, kNoOffset, &OrderRun::token_count,
@@ -71,6 +79,11 @@ Result<std::vector<CellOrder>> count_cells(const SourceLayout& layout, const Car
 Status check_rows(const SourceOperation& op, const CardHeader& header,
                   const std::vector<CellOrder>& cells) {
   const auto index = header.stream_index(op.layer, static_cast<StreamKind>(op.stream));
+  const auto in_layer = [&](const StreamRecord& stream) { return stream.layer == op.layer; };
+  if (std::none_of(header.streams.begin(), header.streams.end(), in_layer)) {
+    return field_error(ErrorCode::kCorrupt, kNoOffset, &SourceOperation::layer,
+                       found_allowed(op.layer, "a layer of the card"));
+  }
   if (!index) {
     return field_error(ErrorCode::kCorrupt, kNoOffset, &SourceOperation::stream,
                        "the card has no such stream");
@@ -78,13 +91,16 @@ Status check_rows(const SourceOperation& op, const CardHeader& header,
   const StreamRecord& stream = header.streams[*index];
   const bool opaque = stream.stream == static_cast<std::uint8_t>(StreamKind::kOpaque);
   if (op.operation == static_cast<std::uint8_t>(SourceOp::kOpaque)) {
-    if (opaque && op.size == stream.opaque_size && op.transposed == 0 && op.order == 0) return {};
+    if (opaque && op.size == stream.opaque_size) return {};
     return field_error(ErrorCode::kCorrupt, kNoOffset, &SourceOperation::size,
                        found_allowed(op.size, "the opaque stream's size"));
   }
   const auto dtype = static_cast<DType>(stream.dtype);
-  if (opaque || op.order >= cells.size() ||
-      op.size != checked_mul(cells[op.order].cell_count, row_bytes(stream, dtype))) {
+  if (!opaque && op.order >= cells.size()) {
+    return field_error(ErrorCode::kCorrupt, kNoOffset, &SourceOperation::order,
+                       found_allowed(op.order, "below order_count"));
+  }
+  if (opaque || op.size != checked_mul(cells[op.order].cell_count, row_bytes(stream, dtype))) {
     return field_error(ErrorCode::kCorrupt, kNoOffset, &SourceOperation::size,
                        found_allowed(op.size, "the rows of its order"));
   }

@@ -30,7 +30,12 @@ Result<Summary> parse_summary(std::span<const std::byte> payload) {
   if (Status s = check_reserved(record, kNoOffset); !s) return s.error();
   const std::uint64_t stages = std::uint64_t{record.stage_count} * encoded_size<SummaryStage>();
   const std::uint64_t widths = std::uint64_t{record.width_count} * encoded_size<SummaryWidth>();
-  if (stages + widths != payload.size() - encoded_size<SummaryHeader>()) {
+  const std::uint64_t left = payload.size() - encoded_size<SummaryHeader>();
+  if (stages <= left && widths != left - stages) {
+    return field_error(ErrorCode::kBadSize, kNoOffset, &SummaryHeader::width_count,
+                       found_allowed(record.width_count, "what the section holds"));
+  }
+  if (stages > left) {
     return field_error(ErrorCode::kBadSize, kNoOffset, &SummaryHeader::stage_count,
                        found_allowed(record.stage_count, "what the section holds"));
   }

@@ -20,6 +20,37 @@ Status outcome(const Result<T>& result) {
   return {};
 }
 
+/// The first field in which the records at `at` differ; ok where none does.
+template <class Record>
+Status same_record(std::span<const std::byte> found, std::span<const std::byte> expected, std::size_t at) {
+  Status status;
+  const auto a = load<Record>(found.subspan(at));
+  const auto b = load<Record>(expected.subspan(at));
+  for_each_field<Record>([&](const auto& f, std::size_t) {
+    using Value = std::remove_cvref_t<decltype(a.*(f.member))>;
+    if constexpr (std::is_integral_v<Value>) {
+      if (status && a.*(f.member) != b.*(f.member)) {
+        status = field_error(ErrorCode::kCorrupt, kNoOffset, f.member,
+                             found_allowed(a.*(f.member), std::to_string(b.*(f.member)) + ", what the sections give"));
+      }
+    }
+  });
+  return status;
+}
+
+/// Needs: two summaries that parse, and differ. Equal counts mean that their rows stand at the same places.
+Error first_difference(std::span<const std::byte> found, std::span<const std::byte> expected) {
+  Status status = same_record<SummaryHeader>(found, expected, 0);
+  const auto counts = load<SummaryHeader>(expected);
+  std::size_t at = encoded_size<SummaryHeader>();
+  for (std::uint32_t i = 0; status && i < counts.stage_count; ++i, at += encoded_size<SummaryStage>())
+    status = same_record<SummaryStage>(found, expected, at);
+  for (std::uint32_t i = 0; status && i < counts.width_count; ++i, at += encoded_size<SummaryWidth>())
+    status = same_record<SummaryWidth>(found, expected, at);
+  if (!status) return status.error();
+  return {ErrorCode::kCorrupt, kNoOffset, "summary", "the totals are not those of the sections"};
+}
+
 }  // namespace
 
 Status SectionContent::check(const FrameHeader& frame, std::span<const std::byte> payload,
@@ -157,7 +188,7 @@ Status SectionContent::check_summary(std::span<const std::byte> payload, const S
   same.predicted_error = found->predicted_error;  // the one number that a reader cannot recompute
   const std::vector<std::byte> bytes = encode_summary(same);
   if (std::equal(bytes.begin(), bytes.end(), payload.begin(), payload.end())) return {};
-  return Error{ErrorCode::kCorrupt, kNoOffset, "summary", "the totals are not those of the sections"};
+  return first_difference(payload, bytes);
 }
 
 Status SectionContent::check_chunk(const FrameHeader& frame) {
