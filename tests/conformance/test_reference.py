@@ -137,6 +137,15 @@ class Vectors(unittest.TestCase):
             a, b = np.float32(sign * (1 + 2 ** -15)), np.float32((1 - 2 ** -15) * 2 ** -24)
             self.bits_equal(floats.fma32(a, b, np.float32(sign * (1 + 2 ** -23))), np.float32(sign * (1 + 2 ** -23)))
 
+    def test_fused_vectors(self):
+        for a, b, c, expected in VECTORS["cases", "fused"]:
+            b, c = np.array([int(b, 16), int(c, 16)], np.uint32).view(np.float32)
+            self.bits_equal(floats.fma32(np.float32(int(a)), b, c), np.uint32(int(expected, 16)))
+        for x, y, *words in VECTORS["cases", "turned"]:
+            c, s, *expected = np.array([int(word, 16) for word in words], np.uint32).view(np.float32)
+            x, y = np.float32(int(x)), np.float32(int(y))
+            self.bits_equal([floats.fma32(x, c, -(y * s)), floats.fma32(y, c, x * s)], expected)
+
     def test_rotation(self):
         for n in (2, 4):
             rotated = values.butterflies(f32_block(f"hadamard_{n}_in") * values.one_over_root(n), n)

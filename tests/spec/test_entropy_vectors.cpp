@@ -1,4 +1,5 @@
 #include <array>
+#include <bit>
 #include <catch2/catch.hpp>
 #include <cstring>
 #include <fstream>
@@ -82,6 +83,55 @@ TEST_CASE("vector: an entropy chunk is decoded") {
   chunk->put(0, 5, {reinterpret_cast<std::byte*>(rows.data()), 8, DType::kF16}, 8, nullptr);
   const auto expected = cases("entropy_rows");
   for (std::size_t i = 0; i < 20; ++i) CHECK(rows[i] == bits_of(expected[i / 4][i % 4]));
+}
+
+/// 32 times the same pair of channels through put_strip, as f32.
+std::vector<std::uint32_t> put_pairs(const kernel::EntropyKernels& set, std::array<std::int16_t, 2> pair, float scale, float mean,
+                                     const kernel::StripRun& run, std::array<float, 2> angle) {
+  std::array<std::int16_t, 64> row{};
+  std::array<float, 64> scales{};
+  std::array<float, 64> means{};
+  std::array<float, 64> angles{};
+  for (std::size_t c = 0; c < 64; ++c) {
+    row[c] = pair[c % 2];
+    scales[c] = scale;
+    means[c] = mean;
+    angles[c] = angle[c % 2];
+  }
+  std::vector<std::uint32_t> values(64);
+  const kernel::StripOutput strip{row.data(), scales.data(), means.data(), angles.data(), 64, {&run, 1}};
+  set.put_strip(strip, 1, reinterpret_cast<std::byte*>(values.data()), 256, DType::kF32);
+  return values;
+}
+
+TEST_CASE("vector: a row becomes a value with one rounding") {
+  for (const auto& words : cases("fused")) {
+    const auto row = static_cast<std::int16_t>(std::stoi(words[0]));
+    const auto scale = std::bit_cast<float>(bits_of(words[1]));
+    const auto mean = std::bit_cast<float>(bits_of(words[2]));
+    for (const auto* set : {&kernel::entropy_scalar(), &kernel::entropy_kernels()}) {
+      INFO(set->name << ": " << words[0]);
+      CHECK(put_pairs(*set, {row, row}, scale, mean, {.count = 64}, {}) == std::vector(64, bits_of(words[3])));
+    }
+  }
+}
+
+TEST_CASE("vector: a pair is turned with its inner products rounded") {
+  for (const auto& words : cases("turned")) {
+    const std::array pair{static_cast<std::int16_t>(std::stoi(words[0])), static_cast<std::int16_t>(std::stoi(words[1]))};
+    const std::array angle{std::bit_cast<float>(bits_of(words[2])), std::bit_cast<float>(bits_of(words[3]))};
+    for (const auto* set : {&kernel::entropy_scalar(), &kernel::entropy_kernels()}) {
+      for (const std::uint32_t split : {0u, 32u}) {
+        INFO(set->name << (split == 0 ? ", interleaved" : ", half-split"));
+        const auto found = put_pairs(*set, pair, 1.0f, 0.0f, {.count = 64, .split = split, .rotated = true}, angle);
+        for (std::size_t i = 0; i < 32; ++i) {
+          const std::size_t x = split == 0 ? 2 * i : i;
+          CHECK(found[x] == bits_of(words[4]));
+          CHECK(found[split == 0 ? x + 1 : x + split] == bits_of(words[5]));
+        }
+      }
+    }
+  }
 }
 
 TEST_CASE("the constants of spec/tables/entropy.csv are the code's") {
