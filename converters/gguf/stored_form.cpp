@@ -150,7 +150,10 @@ Result<EncodedSection> Restorer::encode(const FrameHeader& frame, std::size_t sl
   Status read = opaque ? source_.read_opaque(*stream, opaque_offset, rows)
                        : source_.read_rows(*stream, frame.first_token, frame.token_count, rows);
   if (!read) return read.error();
-  return encode_chunk(header, *stream, bare(frame), rows, static_cast<int>(form_.zstd_level));
+  auto section = encode_chunk(header, *stream, bare(frame), rows, static_cast<int>(form_.zstd_level));
+  // Floats may stand under codec ggml, where they are as under raw; the writer checks the frame as a reader does.
+  if (section && frame.codec == static_cast<std::uint8_t>(Codec::kGgml)) section->frame.codec = frame.codec;
+  return section;
 }
 
 Status Restorer::add_chunks(std::span<const FrameHeader> frames) {
