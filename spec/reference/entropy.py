@@ -124,8 +124,8 @@ def check_payload(f, stream, payload, place):
             need(math.isfinite(scale), "non_finite", place)
             need(math.copysign(1, scale) > 0 and scale <= 2.0 ** 64, "corrupt", place)
     parts, at = [], first_strip
-    for i, (unit, lane, count) in enumerate(strips):
-        words, escapes = struct.unpack_from("<II", payload, table_at + 8 * i)
+    for (unit, lane, count), strip in zip(strips, LAYOUTS["strip"].read_all(payload, table_at, len(strips))):
+        words, escapes = strip.word_count, strip.escape_count
         end = zeros(at + 4 * count + 6 * escapes + 2 * words)
         parts.append((unit, lane, struct.unpack_from(f"<{count}I{escapes}I{escapes}h{words}H", payload, at), words, escapes))
         at = end
