@@ -34,18 +34,16 @@ def scale_codes():
 
 SCALE_CODES = scale_codes()
 
-def check_lanes(card, f, payload, record):
+def check_lanes(card, f, payload):
+    record, before = begin("lanes", payload), (-1, -1)
     need(record.table_set == 1, "bad_enum")
-    size, at = LAYOUTS["lane_stream"].size, record.layout.size
-    need(at + record.stream_count * size <= len(payload), "bad_size")
-    rows, before = LAYOUTS["lane_stream"].read_all(payload, at, record.stream_count), (-1, -1)
+    rows, at = rows_behind(payload, record.layout.size, "lane_stream", record.stream_count)
     for row in rows:
         row.need_reserved_zero()
         need(row.has_mean <= 1 and row.has_scale <= 1, "bad_enum")
         need(math.isfinite(row.step), "non_finite")
         need(2.0 ** -64 <= row.step <= 2.0 ** 64 and (row.layer, row.stream) > before, "corrupt")
         before = row.layer, row.stream
-    at += record.stream_count * size
     need(at + sum(row.lane_count * (4 + 2 * row.has_mean) for row in rows) == len(payload), "bad_size")
     found = card.named[LANES, f.stored_digest] = {}
     for row in rows:
@@ -94,26 +92,20 @@ def check_context(card, f, stream, base, cap, offsets, groups, parameters_fit):
 
 def check_payload(f, stream, payload, place):
     """S15 and S16. Takes the payload apart: f.exact_rows, f.fine_rows, f.rows[lane][token]."""
-    layout = LAYOUTS["entropy"]
-    need(len(payload) >= layout.size, "bad_size", place)
-    record = layout.read(payload, 0)
-    record.place = place
-    need(record.record_size == layout.size, "bad_size", place)
-    record.need_reserved_zero()
+    record = begin("entropy", payload, place)
     strips = [(unit, lane, min(64, width - c)) for unit, (_, first, width) in enumerate(f.units)
               for c in range(0, width, 64) for lane in (first + c,)]
     counts = (len(strips), f.offsets[0].count(EXACT), f.offsets[0].count(FINE))
     need((record.strip_count, record.exact_count, record.fine_count) == counts, "corrupt", place)
     need(f.lanes.record.has_scale or record.scale_size == 0, "corrupt", place)
-    sizes = [layout.size, 8 * counts[0], counts[1] * row_bytes(stream),
+    sizes = [record.layout.size, 8 * counts[0], counts[1] * row_bytes(stream),
              counts[2] * (4 * len(f.units) + row_elements(stream)), record.scale_size]
     at = sum(sizes)
 
     def zeros(at):
         end = (at + 7) // 8 * 8
         f.need(end <= len(payload), "bad_size", "stored_size")
-        for zero in range(at, end):
-            need(payload[zero] == 0, "reserved_not_zero", place + zero)
+        need_zeros(payload, at, end, place)
         return end
 
     first_strip = zeros(at)

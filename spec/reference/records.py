@@ -82,6 +82,27 @@ class Layout:
     def read_all(self, data, place, count, stride=None):
         return [self.read(data, place + i * (stride or self.size)) for i in range(count)]
 
+def begin(name, payload, place=None):
+    """The record at the payload's begin, which stands at place."""
+    layout = LAYOUTS[name]
+    need(len(payload) >= layout.size, "bad_size", place)
+    record = layout.read(payload, 0)
+    record.place = place or 0
+    need(record.record_size == layout.size, "bad_size", place)
+    record.need_reserved_zero()
+    return record
+
+def rows_behind(payload, place, name, count):
+    """count records at place, if the payload has them, and the place behind them."""
+    layout = LAYOUTS[name]
+    end = place + count * layout.size
+    need(end <= len(payload), "bad_size")
+    return layout.read_all(payload, place, count), end
+
+def need_zeros(data, first, end, place=0):
+    for at in range(first, end):
+        need(data[at] == 0, "reserved_not_zero", place + at)
+
 TABLES = tables_of_format()
 LAYOUTS = {name: Layout(rows) for name, rows in TABLES.items() if rows and "rule" in rows[0]}
 FRAME_HEADER, PLANE, PART = LAYOUTS["frame_header"], LAYOUTS["plane"], LAYOUTS["part"]

@@ -76,25 +76,9 @@ def check(card, f, payload):
     elif f.section_type == REFERENCES:
         entropy.check_references(card, f, payload)
     elif f.section_type == LANES:
-        entropy.check_lanes(card, f, payload, begin("lanes", payload))
+        entropy.check_lanes(card, f, payload)
     elif f.section_type == SOURCE_BYTES:
         card.literal_size += len(payload)
-
-def begin(name, payload):
-    """The record at the section's begin."""
-    layout = LAYOUTS[name]
-    need(len(payload) >= layout.size, "bad_size")
-    record = layout.read(payload, 0)
-    need(record.record_size == layout.size, "bad_size")
-    record.need_reserved_zero()
-    return record
-
-def rows_behind(payload, place, name, count):
-    """count records at place, if the payload has them, and the place behind them."""
-    layout = LAYOUTS[name]
-    end = place + count * layout.size
-    need(end <= len(payload), "bad_size")
-    return layout.read_all(payload, place, count), end
 
 def check_text(card, f, payload):
     need(is_text(payload), "corrupt")
@@ -231,27 +215,21 @@ def summary_payload(card, predicted_error):
 
 def check_planes_head(f, stream, payload, place):
     """Also takes the payload apart: f.tops, f.scales, f.exact_rows, f.planes."""
-    layout = LAYOUTS["planes"]
-    need(f.digest_size >= layout.size, "bad_size", place)
-    record = layout.read(payload, 0)
-    record.place = place
-    need(record.record_size == layout.size, "bad_size", place)
-    record.need_reserved_zero()
+    record = begin("planes", payload[:f.digest_size], place)
     coded = [width for width in f.coded_widths if width is not None]
     exact_count, plane_count = f.token_count - len(coded), min(max(coded, default=0), f.present_limit)
     counts = (record.plane_count, record.exact_count, record.coded_count)
     need(counts == (plane_count, exact_count, len(coded)), "corrupt", place)
     vectors = stream.kv_head_count * len(groups(stream, f.parameters))
-    scales_at = layout.size + 2 * vectors
+    scales_at = record.layout.size + 2 * vectors
     exact_at = scales_at + len(coded) * vectors
     zeros_at = exact_at + exact_count * row_bytes(stream)
     table_at = (zeros_at + 7) // 8 * 8
     at = table_at + plane_count * PLANE.size
     f.need(f.digest_size == at, "bad_size", "digest_size")
-    f.tops = struct.unpack_from(f"<{vectors}h", payload, layout.size)
+    f.tops = struct.unpack_from(f"<{vectors}h", payload, record.layout.size)
     need(all(-1344 <= top <= 1600 for top in f.tops), "corrupt", place)
-    for zero in range(zeros_at, table_at):
-        need(payload[zero] == 0, "reserved_not_zero", place + zero)
+    need_zeros(payload, zeros_at, table_at, place)
     planes = PLANE.read_all(payload, table_at, plane_count)
     for i, plane in enumerate(planes):
         tokens = sum(width > i for width in coded)

@@ -61,6 +61,10 @@ def card_order(stream, parameters, table):
         head = rotated + sorted(set(head) - set(rotated))
     return np.add.outer(np.arange(stream.kv_head_count) * stream.head_dim, head).reshape(-1).astype(np.int64)
 
+def octaves(k):
+    """2^(k/16) as #range has it."""
+    return np.ldexp(np.array(TABLE["sixteenth_octave"], np.float32)[k % 16], k // 16)
+
 def planes_values(f, stream, widths):
     """#planes-decode, steps 1 to 4, for tokens of these coded widths: rows of f32 in card order."""
     channels, n = row_elements(stream), f.parameters.record.hadamard_size
@@ -74,7 +78,7 @@ def planes_values(f, stream, widths):
     sizes = [width for _, width in groups(stream, f.parameters)] * stream.kv_head_count
     scales = np.frombuffer(f.scales, np.uint8).reshape(len(widths), len(sizes)).astype(np.int32)
     k = np.array(f.tops, np.int32) + scales - 255
-    ranges = np.ldexp(np.array(TABLE["sixteenth_octave"], np.float32)[k % 16], k // 16)
+    ranges = octaves(k)
     ranges[scales == 0] = 0
     m = np.ldexp(ranges, -present) * one_over_root(n)
     means = widen_f16(np.frombuffer(f.parameters.data, "<u2")) if f.parameters.data else np.float32(0)
@@ -107,6 +111,16 @@ def apply_rope(values, positions, stream, table):
         rotated[:, :, 0::2], rotated[:, :, 1::2] = fma32(x, c, -(y * s)), fma32(y, c, x * s)
     return values
 
+def finished(f, stream, segment, values, tokens):
+    """Steps 5 and 6: rows of these tokens of the chunk, as bytes in the stream's element type and channel order."""
+    if f.parameters.record.rope_removed:
+        positions = positions_of(f.positions.runs)[f.first_token - segment.first_token:]
+        values = apply_rope(values, [positions[token] for token in tokens], stream, f.rope_table)
+    source = np.empty_like(values)
+    source[:, card_order(stream, f.parameters, f.rope_table)] = values
+    narrow = {"f32": np.copy, "f16": narrow_f16, "bf16": narrow_bf16}[DTYPES[stream.dtype][0]]
+    return narrow(source).view(np.uint8).reshape(len(tokens), -1)
+
 def planes_to_rows(f, stream, segment):
     """A planes chunk as rows in the stream's element type and channel order."""
     exact = [i for i, width in enumerate(f.coded_widths) if width is None]
@@ -115,13 +129,7 @@ def planes_to_rows(f, stream, segment):
     rows[exact] = np.frombuffer(f.exact_rows, np.uint8).reshape(len(exact), row_bytes(stream))
     if coded:
         values = planes_values(f, stream, np.array([f.coded_widths[i] for i in coded], np.int32))
-        if f.parameters.record.rope_removed:
-            positions = positions_of(f.positions.runs)[f.first_token - segment.first_token:]
-            values = apply_rope(values, [positions[i] for i in coded], stream, f.rope_table)
-        source = np.empty_like(values)
-        source[:, card_order(stream, f.parameters, f.rope_table)] = values
-        narrow = {"f32": np.copy, "f16": narrow_f16, "bf16": narrow_bf16}[DTYPES[stream.dtype][0]]
-        rows[coded] = narrow(source).view(np.uint8).reshape(len(coded), -1)
+        rows[coded] = finished(f, stream, segment, values, coded)
     return rows.tobytes()
 
 def entropy_to_rows(f, stream, segment):
@@ -129,20 +137,14 @@ def entropy_to_rows(f, stream, segment):
     kinds = {kind: [t for t, o in enumerate(f.offsets[0]) if (o if o in (EXACT, FINE) else 0) == kind] for kind in (0, EXACT, FINE)}
     elements, units = row_elements(stream), len(f.units)
     steps = np.array([lane >> 24 for lane in f.lanes.lanes], np.int32)
-    lane_steps = np.float32(f.lanes.record.step) * np.ldexp(np.array(TABLE["sixteenth_octave"], np.float32)[steps % 16], steps // 16 - 8)
+    lane_steps = np.float32(f.lanes.record.step) * octaves(steps - 128)
     means = widen_f16(np.array(f.lanes.means, np.uint16)) if f.lanes.means else np.float32(0)
     a = np.array([f.rows[lane] for lane in range(elements)], np.int16).T
     values = np.ascontiguousarray(fma32(a, lane_steps * np.float32(2.0 ** -6), means))
     fine = np.frombuffer(f.fine_rows, np.uint8).reshape(len(kinds[FINE]), 4 * units + elements)
     scales = np.repeat(fine[:, :4 * units].copy().view("<f4"), [width for _, _, width in f.units], axis=1)
     values[kinds[FINE]] = fine[:, 4 * units:].view(np.int8).astype(np.float32) * scales
-    if f.parameters.record.rope_removed:
-        positions = positions_of(f.positions.runs)[f.first_token - segment.first_token:][:f.token_count]
-        values = apply_rope(values, positions, stream, f.rope_table)
-    source = np.empty_like(values)
-    source[:, card_order(stream, f.parameters, f.rope_table)] = values
-    narrow = {"f32": np.copy, "f16": narrow_f16, "bf16": narrow_bf16}[DTYPES[stream.dtype][0]]
-    rows = narrow(source).view(np.uint8).reshape(f.token_count, -1).copy()
+    rows = finished(f, stream, segment, values, range(f.token_count)).copy()
     rows[kinds[EXACT]] = np.frombuffer(f.exact_rows, np.uint8).reshape(len(kinds[EXACT]), row_bytes(stream))
     return rows.tobytes()
 

@@ -63,8 +63,7 @@ class Card:
 
     def need_padding(self, place):
         """Zeros from place to the next multiple of 64."""
-        for at in range(place, align64(place)):
-            need(self.data[at] == 0, "reserved_not_zero", at)
+        need_zeros(self.data, place, align64(place))
 
     def read_table(self, name):
         h, layout = self.header, LAYOUTS[name]
