@@ -37,6 +37,11 @@ Result<Tensors> index_tensors(const GgufFile& file) {
   for (const GgufTensor& tensor : file.tensors) {
     if (!tensors.emplace(tensor.name, &tensor).second)
       return gguf_error("tensor.name", shown(tensor.name) + " occurs twice");
+    // A model's reader gives types that it does not know no size; here the next offset would take the blame.
+    if (tensor.size == 0 && std::find(tensor.dims.begin(), tensor.dims.end(), 0u) == tensor.dims.end()) {
+      return gguf_error("tensor.type",
+                        shown(tensor.name) + ": found type " + std::to_string(tensor.type) + ", which is not known");
+    }
     if (tensor.offset != next) {
       return gguf_error("tensor.offset", shown(tensor.name) + ": found " +
                                              std::to_string(tensor.offset - file.data_offset) + ", allowed " +

@@ -72,6 +72,7 @@ TEST_CASE("a GGUF cache with one defect is refused by its name", "[converters]")
                 [](GgufSurgeon& f) {
                   f.tensors[0].type = 24, f.tensors[0].dims[0] = f.tensors[0].dims[0] / 32 * 34;
                 }},
+           Case{"'cache_k_l0': found type 200, which is not known", [](GgufSurgeon& f) { f.tensors[0].type = 200; }},
            Case{"kv_cache.version: found 2",
                 [](GgufSurgeon& f) { f.set<std::uint32_t>("kv_cache.version", 2); }},
            Case{"kv_cache.positions: found 0 elements, allowed 7",
