@@ -70,6 +70,9 @@ class CardWriter {
   /// Encodes and appends a small section.
   Result<FrameHeader> add(FrameHeader frame, std::span<const std::byte> payload);
 
+  /// Bytes written so far.
+  std::uint64_t size() const;
+
   /// Summary, directory and trailer. The sink is not committed.
   Result<WriteReport> finish(double predicted_error = 0.0);
 

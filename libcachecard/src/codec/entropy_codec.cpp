@@ -252,8 +252,7 @@ void EntropyChunk::copy_exact(std::size_t token, const kernel::RowTarget& target
   }
 }
 
-double EntropyChunk::squared_error_bound() const {
-  double bound = 0.0;
+void EntropyChunk::add_squared_bounds(std::span<double> bounds) const {
   const std::size_t units = stream_->order().unit_count();
   const std::size_t fine_size = 4 * units + stream_->order().element_count();
   for (const EntropyStream::StripPlace& place : stream_->strips()) {
@@ -267,15 +266,14 @@ double EntropyChunk::squared_error_bound() const {
       if (tokens_->kind[t] == TokenKind::kFine) {
         float scale;
         std::memcpy(&scale, head_.fine_rows.data() + tokens_->place[t] * fine_size + 4 * place.unit, sizeof(scale));
-        bound += 0.25 * double{scale} * double{scale} * place.channels;
+        bounds[t] += 0.25 * double{scale} * double{scale} * place.channels;
         continue;
       }
       // Half a token step, and half a unit of the row's fixed point.
       const double half = (double{static_cast<double>(steps_[place.unit * tokens_->count() + t].multiplier)} / 512.0 + 1.0 / 64) / 2;
-      bound += half * half * lanes;
+      bounds[t] += half * half * lanes;
     }
   }
-  return bound;
 }
 
 }  // namespace cachecard

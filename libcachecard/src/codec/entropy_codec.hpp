@@ -79,8 +79,8 @@ class EntropyChunk {
     return scales_.empty() ? std::span<const std::int8_t>()
                            : std::span(scales_).subspan(unit * tokens_->coded_count, tokens_->coded_count);
   }
-  /// Half a step squared, for every value of every coded and fine token.
-  double squared_error_bound() const;
+  /// Adds for each token half a step squared for every value; nothing for exact ones. bounds: by token of the chunk
+  void add_squared_bounds(std::span<double> bounds) const;
 
  private:
   EntropyChunk() = default;

@@ -104,17 +104,15 @@ void PlanesChunk::decode(std::size_t first, std::size_t count, const kernel::Row
   }
 }
 
-double PlanesChunk::squared_error_bound() const {
+void PlanesChunk::add_squared_bounds(std::span<double> bounds) const {
   const kernel::PlanesShape shape = stream.shape();
-  double bound = 0.0;
   for (const std::uint32_t token : tokens.order) {
     const std::size_t place = tokens.place[token];
     for (std::size_t u = 0; u < head.unit_count; ++u) {
       const double half_step = double{step_of(head, place, u, tokens.present_width(token), 1.0f)};
-      bound += half_step * half_step * shape.group_widths[u % shape.group_widths.size()];
+      bounds[token] += half_step * half_step * shape.group_widths[u % shape.group_widths.size()];
     }
   }
-  return bound;
 }
 
 namespace {

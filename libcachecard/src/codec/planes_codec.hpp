@@ -61,8 +61,8 @@ struct PlanesChunk {
   /// one before; target.dtype must be the stream's.   Needs: scratch of planes_decode_scratch floats
   void decode(std::size_t first, std::size_t count, const kernel::RowTarget& target, std::int64_t row_stride,
               std::span<float> scratch) const;
-  /// Half a step squared, for every value of every coded token.
-  double squared_error_bound() const;
+  /// Adds for each coded token half a step squared for every value. bounds: by token of the chunk
+  void add_squared_bounds(std::span<double> bounds) const;
 
  private:
   std::size_t run_of(std::size_t token, std::size_t end) const;

@@ -4,12 +4,9 @@
 
 #include "cachecard/edit.hpp"
 #include "cachecard/writer.hpp"
+#include "writer/chunk_jobs.hpp"
 
 namespace cachecard {
-
-inline bool is_opaque(const StreamRecord& stream) {
-  return stream.stream == static_cast<std::uint8_t>(StreamKind::kOpaque);
-}
 
 /// The tokens and layers that stay; token numbers of the new card are `first` less.
 struct Cut {

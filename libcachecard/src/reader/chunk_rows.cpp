@@ -121,8 +121,9 @@ void ChunkRows::put_coded(std::uint64_t first, std::uint64_t count, const kernel
   planes().decode(first, count, target, row_stride, floats_);
 }
 
-double ChunkRows::squared_error_bound() const {
-  return entropy_ ? entropy_->squared_error_bound() : head_ ? planes().squared_error_bound() : 0.0;
+void ChunkRows::add_squared_bounds(std::span<double> bounds) const {
+  if (entropy_) entropy_->add_squared_bounds(bounds);
+  if (head_) planes().add_squared_bounds(bounds);
 }
 
 std::span<const std::byte> ChunkRows::row(std::uint64_t row) const {

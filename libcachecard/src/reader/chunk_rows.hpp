@@ -29,8 +29,9 @@ class ChunkRows {
   bool put_turned(std::uint64_t row, std::span<float> out) const;
   /// The chunk as its codes, where it is entropy.
   const EntropyChunk* entropy_chunk() const { return entropy_ ? &*entropy_ : nullptr; }
-  /// Half a step squared for every value that is not exact, where there are steps.
-  double squared_error_bound() const;
+  /// By token of the chunk, the most that the squared errors of its values add up to before rounding to the element type:
+  /// half a step for each that is not exact. 0 where there are no steps.   Needs: bounds of token_count zeros
+  void add_squared_bounds(std::span<double> bounds) const;
   /// The chunk as its codes, where it is planes.
   std::optional<PlanesChunk> planes_chunk() const { return head_ ? std::optional(planes()) : std::nullopt; }
   /// Rows [first, first + count), one after the other.

@@ -2,6 +2,7 @@
 #include <atomic>
 #include <cstring>
 #include <mutex>
+#include <numeric>
 
 #include "base/checked.hpp"
 #include "base/scratch.hpp"
@@ -314,7 +315,9 @@ Result<double> CardReader::squared_error_bound(std::size_t index) const {
   std::vector<std::byte> scratch(chunk_scratch(header_.streams[stream], frame));
   auto rows = ChunkRows::open(*this, frame, scratch);
   if (!rows) return rows.error();
-  return rows->squared_error_bound();
+  std::vector<double> bounds(frame.token_count);
+  rows->add_squared_bounds(bounds);
+  return std::accumulate(bounds.begin(), bounds.end(), 0.0);
 }
 
 Status CardReader::read_opaque(std::size_t stream_index, std::uint64_t offset,

@@ -106,6 +106,8 @@ Result<FrameHeader> CardWriter::add(FrameHeader frame, std::span<const std::byte
   return append(*section);
 }
 
+std::uint64_t CardWriter::size() const { return state_->walk->next_offset(); }
+
 Result<WriteReport> CardWriter::finish(double predicted_error) {
   WriteReport report;
   report.summary = state_->walk->summary();

@@ -176,17 +176,33 @@ Status EntropyPlan::prepare(std::uint32_t segment, std::uint64_t rope_table_dige
     if (learned != learned_.end()) learned->second.spans.push_back({job.first, job.count});
   }
   for (const auto& [s, learned] : learned_) add_references(s);
-  if (Status s = each_stream(&EntropyPlan::learn_means); !s) return s;
-  if (Status s = each_stream(&EntropyPlan::learn_spreads); !s) return s;
-  if (Status s = find_step(); !s) return s;
+  shares_ = !shared_.empty();
+  if (shares_) {
+    if (Status s = each_stream(&EntropyPlan::adopt_lanes); !s) return s;
+    shares_ = std::all_of(learned_.begin(), learned_.end(), [](const auto& entry) { return entry.second.fits; });
+  }
+  if (!shares_) {
+    if (Status s = learn(); !s) return s;
+  }
   settle_map();
   return {};
+}
+
+Status EntropyPlan::learn() {
+  for (auto& [s, learned] : learned_) learned.energy = 0.0f;
+  if (Status s = each_stream(&EntropyPlan::learn_means); !s) return s;
+  if (Status s = each_stream(&EntropyPlan::learn_spreads); !s) return s;
+  return find_step();
 }
 
 /// The lanes become final, tokens that no row can hold become exact, and each stream's base what was found for it.
 void EntropyPlan::settle_map() {
   map_ = first_map();
   for (auto& [s, learned] : learned_) {
+    if (shares_) {
+      map_.base[s] = shared_.at(s).base;
+      continue;
+    }
     const double mean = learned.coded_values == 0 ? 0.0 : learned.symbol_bits / static_cast<double>(learned.coded_values);
     map_.base[s] = static_cast<std::uint8_t>(std::clamp(std::floor(2.0 * mean + 0.5), 0.0, 64.0));
     learned.stream.emplace(header_.streams[s], learned.parameters, learned.lanes, source_.rope_table());
@@ -196,7 +212,7 @@ void EntropyPlan::settle_map() {
 
 Parameters EntropyPlan::parameters(std::size_t stream, std::uint64_t lanes_digest, std::uint64_t references_digest) const {
   Parameters parameters = learned_.at(stream).parameters;
-  parameters.record.lanes_digest = lanes_digest;
+  parameters.record.lanes_digest = shares_ ? shared_.at(stream).digest : lanes_digest;
   parameters.record.references_digest = references_digest;
   return parameters;
 }

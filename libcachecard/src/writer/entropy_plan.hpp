@@ -10,6 +10,15 @@
 
 namespace cachecard {
 
+/// Lanes of an earlier segment that a stream is coded with again, and what the encoder must know besides.
+struct SharedLane {
+  std::uint64_t digest = 0;  ///< of the lanes section
+  LaneStream lanes;
+  float energy = 0.0f;       ///< that vector scales are relative to; 0 without
+  std::uint8_t base = 0;     ///< width of the coded values, half bits
+};
+using SharedLanes = std::map<std::size_t, SharedLane>;  ///< by stream
+
 /// Turns a source's streams into entropy chunks: finds steps, lanes and references of a segment, then codes chunk by chunk.
 /// Owns: nothing of the source, which must outlive it.   Spec: CODECS.md#entropy-encode
 class EntropyPlan {
@@ -25,7 +34,12 @@ class EntropyPlan {
   /// Errors: the source's, invalid_argument where options.bits cannot be had
   Status prepare(std::uint32_t segment, std::uint64_t rope_table_digest, std::uint64_t positions_digest);
 
+  /// Segments that are prepared from now on name these lanes instead of having their own, and so keep their steps, unless
+  /// their values are of another kind. Needs: card order as the lanes were made for
+  void share(SharedLanes lanes) { shared_ = std::move(lanes); }
+
   // Of the segment that was prepared:
+  bool shares_lanes() const { return shares_; }
   const BitWidthMap& map() const { return map_; }
   /// Rows of offsets by head are a fifth of their bytes under zstd.
   Compressor map_compressor() const {
@@ -58,6 +72,7 @@ class EntropyPlan {
     LaneStream lanes;
     std::vector<std::uint8_t> missed;  ///< by token of the segment: must be exact in this stream
     std::optional<EntropyStream> stream;
+    bool fits = true;                  ///< the shared lanes
   };
   /// A strip's values that the search for the step is tried on.
   struct Sample;
@@ -82,6 +97,9 @@ class EntropyPlan {
   Status find_step();
   Status each_stream(Status (EntropyPlan::*task)(std::size_t));
   void settle_map();
+  /// Takes the stream's lanes from shared_.
+  Status adopt_lanes(std::size_t stream);
+  Status learn();
 
   const CacheSource& source_;
   const CardHeader& header_;
@@ -94,6 +112,8 @@ class EntropyPlan {
   std::vector<std::vector<TokenSpan>> reference_spans_;
   std::map<std::size_t, Learned> learned_;
   AngleCache angles_;
+  SharedLanes shared_;
+  bool shares_ = false;
 };
 
 }  // namespace cachecard

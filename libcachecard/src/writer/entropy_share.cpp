@@ -1,0 +1,69 @@
+// How EntropyPlan codes a segment with the lanes of an earlier one.
+#include <algorithm>
+
+#include "writer/entropy_plan.hpp"
+
+namespace cachecard {
+namespace {
+
+/// Values of a strip that their tables have no symbol for.
+std::uint64_t count_escapes(std::span<const kernel::Lane> lanes, std::span<const kernel::StripToken> tokens,
+                            std::span<const std::int16_t> index) {
+  const kernel::EntropyTables& tables = kernel::entropy_tables();
+  std::uint64_t escapes = 0;
+  for (std::size_t t = 0; t < tokens.size(); ++t) {
+    if (tokens[t].coded == 0) continue;
+    for (std::size_t c = 0; c < lanes.size(); ++c) {
+      const auto table = kernel::lane_table(lanes[c].level[tokens[t].reference], tokens[t].shift, lanes[c].shape);
+      const CodedIndex coded = code_index(tables, table, index[t * kernel::kStripChannels + c]);
+      escapes += coded.symbol == kernel::kEscape + kernel::kLargestSymbol ? 1 : 0;
+    }
+  }
+  return escapes;
+}
+
+/// An escape takes some 60 bits: at one in so many values, lanes of their own cost less. The same for tokens that lanes cannot hold.
+constexpr std::uint64_t kMostEscapes = 64;
+
+}  // namespace
+
+Status EntropyPlan::adopt_lanes(std::size_t index) {
+  const StreamRecord& stream = header_.streams[index];
+  Learned& learned = learned_.at(index);
+  const auto shared = shared_.find(index);
+  if (shared == shared_.end()) {
+    learned.fits = false;
+    return {};
+  }
+  learned.energy = shared->second.energy;
+  learned.stream.emplace(stream, learned.parameters, shared->second.lanes, source_.rope_table());
+  const EntropyStream& places = *learned.stream;
+  const std::size_t groups = places.group_widths().size();
+  StripRows strip;
+  std::uint64_t values = 0;
+  std::uint64_t escapes = 0;
+  for (const TokenSpan& span : learned.spans) {
+    const auto tokens = entropy_tokens(header_, map_, chunk_frame(index, span));
+    auto chunk = load(index, places.order(), span, *tokens);
+    if (!chunk) return chunk.error();
+    if (chunk->nonfinite) continue;  // refused, or raw, once it is coded
+    const auto references = chunk_references(learned, span);
+    const auto missed = std::span(learned.missed)
+                            .subspan(span.first_token - header_.segments[segment_].first_token, span.token_count);
+    for (const auto& place : places.strips()) {
+      const auto steps = unit_tokens(*tokens, tokens->of_head(place.unit / groups),
+                                     std::span(chunk->energy).subspan(place.unit * tokens->count(), tokens->count()),
+                                     learned.energy, references);
+      const auto lanes = places.lanes().subspan(place.first, place.channels);
+      strip_values(*chunk, place.first, place.channels, strip.values);
+      quantise(lanes, places.scales().subspan(place.first, place.channels), steps, strip, missed);
+      escapes += count_escapes(lanes, steps, strip.index);
+    }
+    values += tokens->coded_count * row_elements(stream);
+  }
+  const auto exact = static_cast<std::uint64_t>(std::count(learned.missed.begin(), learned.missed.end(), std::uint8_t{1}));
+  learned.fits = escapes * kMostEscapes <= values && exact * kMostEscapes <= learned.missed.size();
+  return {};
+}
+
+}  // namespace cachecard
