@@ -27,9 +27,10 @@ std::vector<CellOrder> cell_orders(const SourceLayout& layout) {
   return orders;
 }
 
-/// Every cell once: a recipe that leaves bytes unwritten or writes them twice is no recipe.
+/// Every cell once: a recipe that leaves bytes unwritten or writes them twice is no recipe. A stream may hold tokens before
+/// those of the file: whole chunks of the card that was extended.
 Status check_order(const CellOrder& order, const StreamRecord& stream) {
-  std::uint64_t next = stream.first_token;
+  std::uint64_t next = order.runs.empty() ? stream.first_token : std::max(order.runs.front().first_token, stream.first_token);
   for (const CellRun& run : order.runs) {
     if (run.first_token != next) {
       return Error{ErrorCode::kCorrupt, kNoOffset, "order_run.first_token",

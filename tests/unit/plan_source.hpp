@@ -18,6 +18,7 @@ class PlanSource final : public CacheSource {
                    std::span<std::byte> out) const override;
   Status read_opaque(std::size_t stream, std::uint64_t offset, std::span<std::byte> out) const override;
   std::string_view text() const override { return text_; }
+  const RopeTable* rope_table() const override { return plan_.rope_table ? &*plan_.rope_table : nullptr; }
   const SourceLayout* source_layout() const override { return layout_ ? &*layout_ : nullptr; }
   Status read_literals(std::uint64_t offset, std::span<std::byte> out) const override;
 

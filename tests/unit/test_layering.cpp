@@ -48,7 +48,7 @@ const std::map<std::string, Names> kAllowed{
     {"codec", {"base", "format", "kernel"}},  // planes: the map and the parameters say how rows are coded
     {"reader", {"base", "format", "kernel", "codec"}},
     {"writer", {"base", "format", "kernel", "codec"}},
-    {"edit", {"base", "format", "codec", "reader", "writer"}},
+    {"edit", {"base", "format", "kernel", "codec", "reader", "writer"}},
     {"allocate", {"base", "format", "kernel", "codec"}},
     {"inject", {"base", "format", "reader"}},
     {"",

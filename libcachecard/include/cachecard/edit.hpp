@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "cachecard/match.hpp"
 #include "cachecard/reader.hpp"
 #include "cachecard/writer.hpp"
 
@@ -31,5 +32,47 @@ struct TrimReport {
 /// Keeps tokens [first, end) and layers [first, end) bit for bit; with bits, drops planes. spec: FORMAT.md#trim
 /// Errors: invalid_argument, not_restorable, and the reader's
 Result<TrimReport> trim(const CardReader& card, ByteSink& sink, const TrimOptions& options);
+
+struct ExtendOptions {
+  CardOptions card;  ///< how new tokens are stored, as for write_card; of its provenance, text and time count
+  /// As finely as BASE's last segment: planes by layer; entropy with the same lanes (steps, means, tables) where they fit,
+  /// else as many bits a coded value. Bits of `card` do not count then.
+  bool bits_of_base = true;
+  bool check = false;  ///< compare STATE's values of inherited tokens with BASE's, within what BASE's codec may be off
+  std::vector<std::string> allow;  ///< as for match_identity
+};
+
+/// Codec, compressor and order of chunks of BASE's last segment.
+CardOptions options_of_base(const CardReader& base);
+
+/// Where STATE's tokens stop being BASE's.
+struct Parting {
+  std::uint64_t token = 0;
+  std::int32_t base_id = 0;
+  std::int32_t state_id = 0;
+  std::int32_t base_position = 0;
+  std::int32_t state_position = 0;
+};
+
+struct ExtendReport {
+  WriteReport written;
+  std::uint64_t kept_tokens = 0;     ///< inherited from BASE
+  std::uint64_t encoded_tokens = 0;  ///< from STATE: a new segment
+  std::uint64_t added_bytes = 0;     ///< of the new segment: its tables and chunks, frames and padding included
+  std::uint64_t added_values = 0;
+  std::optional<Parting> parting;    ///< absent: STATE begins with all of BASE
+  std::uint64_t copied_chunks = 0;   ///< payload bytes taken over verbatim
+  bool shared_lanes = false;         ///< entropy: the new segment names lanes of BASE again
+  std::vector<std::string> dropped;  ///< names of BASE's sections that were left behind
+  std::vector<FieldVerdict> identity;
+};
+
+/// The next hop's card: BASE's segments, byte for byte, and what STATE holds beyond them as a new segment. Where STATE
+/// leaves BASE's tokens, whole chunks before that are kept and the rest comes from STATE; where it has nothing new, the
+/// card has the hop in its provenance and no new segment. spec: FORMAT.md#extend
+/// Errors: model_mismatch, identity_unknown, geometry_mismatch, partial_card, tokens_unknown; position_mismatch where no
+///         token is common, or STATE is shorter; model_mismatch of values with check; those of write_card and of the reader
+Result<ExtendReport> extend_card(const CardReader& base, const CacheSource& state, ByteSink& sink,
+                                 const ExtendOptions& options);
 
 }  // namespace cachecard
