@@ -14,6 +14,8 @@ namespace {
 constexpr auto kToCard = "To a card";
 constexpr auto kToState = "To a llama.cpp state";
 
+}  // namespace
+
 void add_card_options(CLI::App& command, ConvertArgs& args) {
   add_model_options(command, args.model);
   add_geometry_options(command, args.model);
@@ -37,6 +39,8 @@ void add_card_options(CLI::App& command, ConvertArgs& args) {
       ->group(kToCard);
   add_time_option(command, args.time);
 }
+
+namespace {
 
 void add_state_options(CLI::App& command, ConvertArgs& args) {
   command

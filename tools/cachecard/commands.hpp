@@ -16,6 +16,7 @@ void add_capture(CLI::App& app, Context& context);
 void add_codecs(CLI::App& app, Context& context);
 void add_convert(CLI::App& app, Context& context);
 void add_diff(CLI::App& app, Context& context);
+void add_extend(CLI::App& app, Context& context);
 void add_inject(CLI::App& app, Context& context);
 void add_inspect(CLI::App& app, Context& context);
 void add_trim(CLI::App& app, Context& context);

@@ -37,6 +37,13 @@ struct ConvertArgs : SourceArgs {
 std::optional<bool> yes_no(const std::string& flag);
 Error usage(std::string detail);
 
+/// Of the model, the geometry, the codec and the card's layout.
+void add_card_options(CLI::App& command, ConvertArgs& args);
+/// What these say of a card of opened, codec aside; its provenance is that of a conversion. Errors: invalid_argument
+Result<CardOptions> card_options(const ConvertArgs& args, const OpenedSource& opened);
+/// Codec and byte split against the types of the cache. Errors: invalid_argument
+Status check_codec(const CardHeader& header, const ConvertArgs& args);
+
 /// Whether flags say how the card is to be stored.
 bool has_card_options(const ConvertArgs& args);
 

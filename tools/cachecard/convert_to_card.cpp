@@ -47,6 +47,13 @@ Status check_split(const CardHeader& header, bool split) {
   return {};
 }
 
+}  // namespace
+
+Status check_codec(const CardHeader& header, const ConvertArgs& args) {
+  if (Status s = check_codec(header, args.codec.codec); !s) return s;
+  return check_split(header, args.split);
+}
+
 Result<CardOptions> card_options(const ConvertArgs& args, const OpenedSource& opened) {
   auto time = provenance_time(args.time);
   if (!time) return time.error();
@@ -65,6 +72,8 @@ Result<CardOptions> card_options(const ConvertArgs& args, const OpenedSource& op
   options.provenance.parent_root = opened.parent_root;
   return options;
 }
+
+namespace {
 
 /// Values that the card keeps although they are not finite. Lossy codecs read rows more than once, and keep such chunks raw.
 Result<std::uint64_t> nonfinite_values(const CacheSource& source, const NonfiniteSource& counted, bool lossy,
@@ -151,8 +160,7 @@ Result<OpenedSource> open_state(const ByteSource& input, const SourceArgs& args,
 
 int write_converted(const OpenedSource& opened, std::uint64_t input_size, const ConvertArgs& args, Context& context) {
   const CacheSource& source = *opened.source;
-  if (Status s = check_codec(source.header(), args.codec.codec); !s) return context.fail(s.error(), "convert");
-  if (Status s = check_split(source.header(), args.split); !s) return context.fail(s.error(), "convert");
+  if (Status s = check_codec(source.header(), args); !s) return context.fail(s.error(), "convert");
   auto options = card_options(args, opened);
   if (!options) return context.fail(options.error(), "convert");
   Workers workers(context.threads);

@@ -26,6 +26,7 @@ void add_commands(CLI::App& app, Context& context) {
   add_verify(app, context);
   add_capture(app, context);
   add_inject(app, context);
+  add_extend(app, context);
   add_trim(app, context);
   add_diff(app, context);
   add_calibrate(app, context);
