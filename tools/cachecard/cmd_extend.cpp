@@ -173,7 +173,11 @@ int run(const ExtendArgs& args, Context& context) {
   const bool counts = !args.check && !options->card.planes && !options->card.entropy;  // others read rows more than once
   auto extended = extend_card(*base, counted, **sink, *options);
   options->card.progress = nullptr;
-  if (!extended) return context.fail(extended.error(), blame(extended.error(), args));
+  if (!extended) {
+    Error error = extended.error();
+    if (error.field == "identity.adapters" && args.model.adapters.empty()) error.detail += "; --adapters says what STATE was made with";
+    return context.fail(error, blame(error, args));
+  }
   if (Status s = (*sink)->commit(); !s) return context.fail(s.error(), output_name(args.output));
   context.detail_speed(start, base->trailer().file_size);
   report(*extended, *base, counts ? counted.nonfinite_values() : 0, args, context);
