@@ -1,5 +1,7 @@
 """extend: the next hop's card, from real states and from long ones that are built here."""
 
+import struct
+
 from cli_runner import CACHES, MODEL, CommandTest, main
 from state_builder import token_id, write_state
 
@@ -63,12 +65,12 @@ class Extend(CommandTest):
                 self.assertEqual(self.json("diff", "cut.card", "three.card", exit_code=9)["different_chunks"], 0)
 
     def test_real_states_continue_each_other(self):
-        for container in ("server_llama_f16.slot",):
-            base = self.card("server_llama_f16_1_token.slot", name="one.card")
-            report = self.extend(base, CACHES / container)
-            self.assertEqual((report["kept_tokens"], report["encoded_tokens"]), (1, 15))
-            self.expect(0, "convert", "new.card", "back", "-q")
-            self.assertEqual((self.folder / "back").read_bytes(), (CACHES / container).read_bytes())
+        state = CACHES / "server_llama_f16.slot"
+        base = self.card("server_llama_f16_1_token.slot", name="one.card")
+        report = self.extend(base, state)
+        self.assertEqual((report["kept_tokens"], report["encoded_tokens"]), (1, 15))
+        self.expect(0, "convert", "new.card", "back", "-q")
+        self.assertEqual((self.folder / "back").read_bytes(), state.read_bytes())
 
     def test_the_codec_is_that_of_the_base_unless_asked_for(self):
         base = self.base(200, *CODECS["planes"])
@@ -161,6 +163,29 @@ class Extend(CommandTest):
             self.expect(0, "verify", "--decode", "-q", "new.card")
             self.expect(0, "convert", "new.card", "back", "-q")
             self.assertEqual((self.folder / "back").read_bytes(), (CACHES / state).read_bytes())
+
+    def test_a_window_moves_on(self):
+        """BASE's window holds tokens 42 to 57 in chunks of 4, STATE's 44 to 59: whole chunks stay, and STATE's file comes back."""
+        gemma = CACHES / "models" / "tiny_gemma3.gguf"
+        base, state = self.folder / "base.card", self.folder / "state.seq"
+        self.expect(0, "convert", CACHES / "server_gemma3_f16.slot", base, "--model", gemma, "--chunk-tokens", "4", "-q")
+        ids = self.json("inspect", base, "--tokens")["token_ids"] + [7, 8]
+        content = bytearray((CACHES / "gemma3_f16.seq").read_bytes())
+        content[12:12 + 240] = struct.pack("<60i", *ids)
+        state.write_bytes(content)
+        report = self.json("extend", base, state, "-o", "new.card", "--model", gemma)
+        self.assertEqual((report["kept_tokens"], report["encoded_tokens"]), (58, 2))
+        self.expect(0, "verify", "--decode", "-q", "new.card")
+        facts = self.json("inspect", "new.card")
+        window = next(s for s in facts["streams"] if s["window"] == 16)
+        self.assertEqual((window["first_token"], window["token_count"]), (42, 18))
+        self.assertEqual(facts["restorable_from"], 57)
+        self.expect(0, "convert", "new.card", "back.seq", "-q")
+        self.expect(0, "convert", "back.seq", "again.card", "--model", gemma, "-q")
+        back = self.json("inspect", "again.card", "--tokens")
+        self.assertEqual(back["token_ids"], ids)
+        self.assertEqual((self.folder / "back.seq").stat().st_size, len(content))
+        self.assertEqual((self.folder / "back.seq").read_bytes()[:252], bytes(content[:252]))
 
     def test_new_may_be_base_and_streams_may_be_pipes(self):
         base, state = self.base(100), self.state(120)
