@@ -106,8 +106,9 @@ void report(const ExtendReport& extended, const CardReader& base, std::uint64_t 
   facts.add("base", exact_bytes(base.trailer().file_size));
   facts.add("out", exact_bytes(written.file_size));
   facts.add("chunks", fmt::format("{} copied", grouped(extended.copied_chunks)));
-  facts.add("new segment", fmt::format("{}, {} bits per value{}", exact_bytes(extended.added_bytes), bits_text(added),
-                                       extended.shared_lanes ? ", lanes of BASE" : ""));
+  facts.add("new segment", !added ? std::string("none")
+                                  : fmt::format("{}, {} bits per value{}", exact_bytes(extended.added_bytes), bits_text(added),
+                                                extended.shared_lanes ? ", lanes of BASE" : ""));
   facts.add("dropped", joined(extended.dropped));
   facts.add("bits per value", bits_text(bits_per_value(written.file_size, written.summary)));
   facts.add("root", to_hex(written.root));
