@@ -111,7 +111,7 @@ STREAM_NAMES = [row["name"] for row in TABLES["streams"]]
 DTYPES = {int(row["id"]): (row["name"], int(row["block elements"]), int(row["block bytes"])) for row in TABLES["element types"]}
 SECTIONS = {int(row["id"]): row for row in TABLES["section types"]}
 (TOKEN_IDS, TEXT, POSITIONS, MAP, PARAMETERS, REFERENCES, ROPE_TABLE, CHUNK, MEDIA, SOURCE_LAYOUT, SOURCE_BYTES, CANARY,
- PROVENANCE, PROFILE_DIGEST, SUMMARY, DIRECTORY, LANES, PROFILE) = SECTIONS
+ PROVENANCE, PROFILE_DIGEST, SUMMARY, DIRECTORY, LANES, MODEL_PROFILE) = SECTIONS
 SECTION_FLAGS = {"-": 0, "required": 1, "copy_safe": 2}
 FEATURES = {row["name"]: (row["kind"], int(row["bit"])) for row in TABLES["features"]}
 EXACT = 127                                 # offset of the map

@@ -68,7 +68,7 @@ def parameters_fit(f, stream):
 def check(card, f, payload):
     rules = {TEXT: check_text, POSITIONS: check_positions, MAP: check_map, PARAMETERS: check_parameters,
              ROPE_TABLE: check_rope_table, SOURCE_LAYOUT: check_source_layout, PROVENANCE: check_provenance,
-             SUMMARY: check_summary}
+             SUMMARY: check_summary, MODEL_PROFILE: check_model_profile}
     if f.section_type in rules:
         rules[f.section_type](card, f, payload)
     elif f.section_type == TOKEN_IDS:
@@ -151,6 +151,26 @@ def check_rope_table(card, f, payload):
         need(math.isfinite(number), "non_finite")
         need(least <= number <= 1024, "corrupt")
     card.named[ROPE_TABLE, f.stored_digest] = SimpleNamespace(record=record, frequencies=frequencies)
+
+def check_model_profile(card, f, payload):
+    record = begin("model_profile", payload)
+    counts = ((record.kv_head_count, 1, 4096), (record.query_head_count, 1, 4096), (record.key_dim, 1, 4096),
+              (record.value_dim, 1, 4096), (record.map_rank, 0, 4096), (record.centroid_count, 0, 1024))
+    need(all(least <= count <= most for count, least, most in counts), "bad_size")
+    need(record.query_head_count % record.kv_head_count == 0, "corrupt")
+    need(0 < record.attention_scale < math.inf, "non_finite")
+    heads, queries, rank = record.kv_head_count, record.query_head_count * record.key_dim, record.map_rank
+    inputs, centroids = heads * (record.key_dim + record.value_dim) + 1, record.query_head_count * record.centroid_count
+    arrays = (("costs", "f", 2 * heads), ("steps", "B", heads * record.key_dim),
+              ("down_scales", "e", inputs if rank else 0), ("down", "b", rank * inputs),
+              ("up_scales", "e", queries if rank else 0), ("up", "b", queries * rank),
+              ("centroid_scales", "e", centroids), ("weights", "H", centroids), ("centroids", "b", centroids * record.key_dim))
+    layout = struct.Struct("<" + "".join(f"{count}{code}" for _, code, count in arrays))
+    need(len(payload) == record.layout.size + layout.size, "bad_size")
+    numbers = iter(layout.unpack_from(payload, record.layout.size))
+    found = {name: [next(numbers) for _ in range(count)] for name, _, count in arrays}
+    need(all(0 <= cost < math.inf for cost in found["costs"]), "non_finite")
+    need(all(math.isfinite(scale) for name in found if name.endswith("scales") for scale in found[name]), "non_finite")
 
 def check_source_layout(card, f, payload):
     record = begin("source_layout", payload)
