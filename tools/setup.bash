@@ -10,7 +10,7 @@ jobs=$(nproc)
 export CCACHE_BASEDIR=$root_dir CCACHE_NOHASHDIR=true
 
 build_packages="g++ cmake ninja-build ccache pkg-config libzstd-dev libxxhash-dev libhwy-dev libcli11-dev
-  nlohmann-json3-dev libfmt-dev libcpp-httplib-dev python3 python3-venv ca-certificates"
+  nlohmann-json3-dev libfmt-dev libcpp-httplib-dev libeigen3-dev python3 python3-venv ca-certificates"
 test_packages="catch2 g++-aarch64-linux-gnu qemu-user libtorch-dev libhdf5-dev hdf5-tools binutils file"
 # OpenBLAS: with the reference BLAS, which python3-torch brings, a pass takes twenty times as long.
 torch_packages="python3-torch python3-numpy libopenblas0-pthread"

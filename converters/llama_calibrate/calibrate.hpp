@@ -22,7 +22,7 @@ struct CalibrateOptions {
   std::uint32_t window = 1300;    ///< tokens at once while queries are observed
   std::uint32_t context = 640;    ///< tokens of context while costs are measured
   std::uint32_t scored = 96;      ///< tokens behind it, whose distributions are compared
-  std::size_t cost_texts = 6;     ///< texts in which costs are measured, the first ones
+  std::size_t cost_windows = 10;  ///< pieces of context + scored tokens in which costs are measured, of all texts in turn
   std::uint32_t rank = 64;        ///< of the map from keys and values to queries
   std::uint32_t centroids = 16;   ///< of each head's queries
   double step = 1.0;              ///< of the disturbances, over a stream's root mean square
@@ -38,10 +38,10 @@ struct CalibrateOptions {
 struct CalibrateReport {
   std::vector<std::uint64_t> text_tokens;  ///< by text
   std::uint64_t observed_tokens = 0;
-  std::size_t cost_texts = 0;              ///< in which costs were measured
-  std::uint64_t disturbances = 0;          ///< in each of those texts
+  std::size_t cost_windows = 0;            ///< in which costs were measured
+  std::uint64_t disturbances = 0;          ///< in each of those windows
   double undisturbed = 0.0;                ///< nats of KL where the cache is put back as it was, subtracted from costs
-  double least = 0.0, median = 0.0, most = 0.0;  ///< nats of KL of the disturbances
+  double least = 0.0, median = 0.0, most = 0.0;  ///< nats of KL of the disturbances, over all windows
   double explained = 0.0;                  ///< of the queries' variance, by the map, on the calibrating tokens; mean of layers
   double seconds = 0.0;
 };

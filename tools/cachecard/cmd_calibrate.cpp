@@ -96,9 +96,9 @@ std::string provenance_text(const CalibrateArgs& args, const std::vector<Calibra
   for (std::size_t i = 0; i < texts.size(); ++i) {
     names += fmt::format("{}{} ({} tokens)", i == 0 ? "" : ", ", texts[i].name, report.text_tokens[i]);
   }
-  return fmt::format("cachecard calibrate, card format {}.{}: queries of {} tokens in windows of {}; costs at {} + {} tokens of the first {}, step {}; {}; {}",
-                     kFormatMajor, kFormatMinor, report.observed_tokens, args.options.window, args.options.context,
-                     args.options.scored, report.cost_texts, args.options.step, args.options.own_weights ? "the model's own weights" : "F32 copy", names);
+  return fmt::format("cachecard calibrate, card format {}.{}: queries of {} tokens in windows of {}; costs in {} of {} + {} tokens, step {}; {}; {}",
+                     kFormatMajor, kFormatMinor, report.observed_tokens, args.options.window, report.cost_windows,
+                     args.options.context, args.options.scored, args.options.step, args.options.own_weights ? "the model's own weights" : "F32 copy", names);
 }
 
 std::string nats(double value) { return fmt::format("{:.2g}", value); }
@@ -112,7 +112,7 @@ void report(const Calibration& made, const WriteReport& written, const std::vect
   facts.add("texts", fmt::format("{} ({} tokens)", texts.size(), grouped(found.observed_tokens)));
   facts.add("out", exact_bytes(written.file_size));
   facts.add("queries explained", fmt::format("{} of their variance, on these texts", percent(found.explained, 1.0)));
-  facts.add("disturbances", fmt::format("{} in each of {} texts: KL {} to {} nats, median {}; undisturbed {}", grouped(found.disturbances), found.cost_texts,
+  facts.add("disturbances", fmt::format("{} in each of {} windows: KL {} to {} nats, median {}; undisturbed {}", grouped(found.disturbances), found.cost_windows,
                                         nats(found.least), nats(found.most), nats(found.median), nats(found.undisturbed)));
   facts.add("time", fmt::format("{:.0f} s", found.seconds));
   facts.add("root", to_hex(written.root));
@@ -127,7 +127,7 @@ void report(const Calibration& made, const WriteReport& written, const std::vect
                     {"observed_tokens", found.observed_tokens},
                     {"file_bytes", written.file_size},
                     {"queries_explained", found.explained},
-                    {"cost_texts", found.cost_texts},
+                    {"cost_windows", found.cost_windows},
                     {"disturbances", found.disturbances},
                     {"divergence", {{"undisturbed", found.undisturbed}, {"least", found.least}, {"median", found.median}, {"most", found.most}}},
                     {"seconds", found.seconds},
@@ -190,7 +190,8 @@ void add_calibrate(CLI::App& app, Context& context) {
   command.add_option("--context", args->options.window, "Tokens of a text that are read at once (default: 1300)")
       ->check(CLI::Range(128, 1 << 20))
       ->type_name("N");
-  command.add_option("--cost-texts", args->options.cost_texts, "Texts in which costs are measured: nearly all of the time (default: 6)")
+  command.add_option("--cost-windows", args->options.cost_windows,
+                     "Pieces of the texts in which costs are measured: nearly all of the time (default: 10)")
       ->check(CLI::Range(1, 1000))
       ->type_name("N");
   command.add_option("--layers", args->layers, "Layers to measure: A:B (B left out), A: or :B")->type_name("A:B");
