@@ -51,7 +51,7 @@ Result<ExtendOptions> extend_options(const ExtendArgs& args, const CardReader& b
   if (opened.provenance.starts_with(kConvert)) opened.provenance.replace(0, kConvert.size(), "cachecard extend");
   auto card = card_options(converted, opened);
   if (!card) return card.error();
-  if (Status s = set_codec(codec, header, *card); !s) return s.error();
+  if (Status s = set_codec(codec, *opened.source, *card, opened.notes); !s) return s.error();
   ExtendOptions options;
   options.card = *std::move(card);
   if (args.zstd_level == 0 && !args.split) options.card.compressor = of_base.compressor;
