@@ -111,7 +111,7 @@ TEST_CASE("maps that another writer compressed are taken over as they stand", "[
   auto plan = fixtures::make_plan("extend_maps", "", 600, "", "");
   fixtures::add_layer(plan, 0, DType::kF16);
   auto base_plan = fixtures::prefix_of(plan, 500);
-  base_plan.entropy.emplace().bits = 5.0;
+  base_plan.entropy.emplace().bits = 9.0;
   for (std::size_t i = 0; i < 2 * 500; ++i) base_plan.entropy->token_offsets.push_back(static_cast<std::int8_t>(i % 3));
   const OpenCard whole(fixtures::build(base_plan).value());
   // The same card with its map under zstd.
@@ -216,7 +216,7 @@ TEST_CASE("cards of several hops are trimmed like others", "[unit]") {
     fixtures::add_layer(plan, 0, DType::kF16, {.kv_head_count = 2, .head_dim = 64});
     fixtures::add_rope_table(plan, RopePairing::kHalfSplit, 0, 64);
     plan.hops = {50, 70};
-    if (entropy) plan.entropy.emplace().bits = 5.0;
+    if (entropy) plan.entropy.emplace().bits = 10.0;
     else plan.planes.emplace();
     const OpenCard card(fixtures::build(plan).value());
     REQUIRE(card.reader.header().segments.size() == 3);

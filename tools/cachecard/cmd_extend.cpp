@@ -37,8 +37,18 @@ Result<OpenedSource> open_foreign(const ByteSource& input, const ExtendArgs& arg
   return opened;
 }
 
+/// The bits that flags did not give are BASE's.
+void say_bits_of_base(std::string& provenance) {
+  for (const std::string_view codec : {", planes ", ", entropy "}) {
+    const std::size_t at = provenance.find(codec);
+    const std::size_t end = at == std::string::npos ? at : provenance.find(" bits", at);
+    if (end != std::string::npos) provenance.replace(at + codec.size(), end - at - codec.size(), "BASE's");
+  }
+}
+
 /// BASE's codec and settings, where the flags do not say others.
-Result<ExtendOptions> extend_options(const ExtendArgs& args, const CardReader& base, OpenedSource& opened) {
+Result<ExtendOptions> extend_options(const ExtendArgs& args, const CardReader& base, OpenedSource& opened,
+                                     const ParallelFor& parallel, std::vector<std::string>& notes) {
   const CardOptions of_base = options_of_base(base);
   CodecFlags codec = args.codec;
   if (codec.codec.empty() && of_base.planes) codec.codec = "planes";
@@ -51,7 +61,8 @@ Result<ExtendOptions> extend_options(const ExtendArgs& args, const CardReader& b
   if (opened.provenance.starts_with(kConvert)) opened.provenance.replace(0, kConvert.size(), "cachecard extend");
   auto card = card_options(converted, opened);
   if (!card) return card.error();
-  if (Status s = set_codec(codec, *opened.source, *card, opened.notes); !s) return s.error();
+  card->parallel = parallel;
+  if (Status s = set_codec(codec, *opened.source, *card, notes); !s) return s.error();
   ExtendOptions options;
   options.card = *std::move(card);
   if (args.zstd_level == 0 && !args.split) options.card.compressor = of_base.compressor;
@@ -60,6 +71,7 @@ Result<ExtendOptions> extend_options(const ExtendArgs& args, const CardReader& b
                     options.card.entropy.has_value() == of_base.entropy.has_value();
   options.bits_of_base = same && args.codec.bits.empty() && args.codec.map.empty() && args.codec.layer_map.empty() &&
                          args.codec.sensitivity.empty();
+  if (options.bits_of_base) say_bits_of_base(options.card.provenance.text);
   options.check = args.check;
   options.allow = args.allow;
   return options;
@@ -160,15 +172,16 @@ int run(const ExtendArgs& args, Context& context) {
   std::string at_fault;
   auto opened = open_foreign(**input, args, at_fault);
   if (!opened) return context.fail(opened.error(), at_fault.empty() ? source_blame(opened.error(), args) : at_fault);
-  auto options = extend_options(args, *base, *opened);
+  Workers workers(context.threads);
+  std::vector<std::string> notes;
+  auto options = extend_options(args, *base, *opened, workers.parallel(), notes);
   if (!options) return context.fail(options.error(), args.command);
   context.detail(opened->detail);
+  for (const std::string& note : notes) context.note(note);
   for (const std::string& note : opened->notes) context.note(note);
   const auto start = std::chrono::steady_clock::now();
   auto sink = open_output(args.output, context.dry_run);
   if (!sink) return context.fail(sink.error(), output_name(args.output));
-  Workers workers(context.threads);
-  options->card.parallel = workers.parallel();
   options->card.progress = progress_line(context, "extend");
   const NonfiniteSource counted(*opened->source);
   const bool counts = !args.check && !options->card.planes && !options->card.entropy;  // others read rows more than once

@@ -238,7 +238,7 @@ Status Extension::set_bits() {
   auto widths = widths_of(base_, card_.planes ? Codec::kPlanes : Codec::kEntropy);
   if (!widths) return widths.error();
   if (card_.entropy) {
-    card_.entropy->bits = bits_for(widths->coded_bits, header_, report_.encoded_tokens);
+    card_.entropy->bits = bits_for(widths->coded_bits, header_, report_.kept_tokens);
     return {};
   }
   card_.planes->layer_bits = std::move(widths->layer_bits);
@@ -250,7 +250,7 @@ Status Extension::set_bits() {
 Status Extension::add_new(CardWriter& writer, const KeptSections& kept, const CacheSource& source) {
   CardBuilder builder(source, header_, writer, card_);
   StandingSections standing{kept.named(), {}};
-  const bool share = options_.bits_of_base && card_.entropy && card_.entropy->gains.empty();
+  const bool share = options_.bits_of_base && card_.entropy;
   if (share && report_.kept_tokens > 0 && report_.encoded_tokens > 0) {
     auto lanes = lanes_to_share(base_, header_, report_.kept_tokens, source, card_.parallel);
     if (!lanes) return lanes.error();

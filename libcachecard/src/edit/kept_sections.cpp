@@ -96,6 +96,7 @@ Status KeptSections::add_map(std::uint32_t new_segment, FrameHeader frame) {
     map.row_of.insert(map.row_of.end(), old->row_of.begin() + static_cast<std::ptrdiff_t>(first),
                       old->row_of.begin() + static_cast<std::ptrdiff_t>(end));
   }
+  frame.compressor = card_.frames()[*card_.find(SectionType::kBitWidthMap, old_segment_[new_segment])].compressor;
   for (std::size_t row = 0; row < old->row_count(); ++row) {
     const auto kept = old->row(row).subspan(skip, map.token_count);
     map.rows.insert(map.rows.end(), kept.begin(), kept.end());

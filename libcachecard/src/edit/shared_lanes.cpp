@@ -218,14 +218,22 @@ Result<BaseWidths> widths_of(const CardReader& base, Codec codec) {
   return widths;
 }
 
-double bits_for(double coded_bits, const CardHeader& header, std::uint64_t tokens) {
-  double other = 0.0;
+double bits_for(double coded_bits, const CardHeader& header, std::uint64_t kept) {
+  constexpr double kScaleBits = 4.0;         // about, a head vector
+  constexpr double kOfTheCard = 8.0 * 4096;  // header, provenance and summary, which count where no segment stands before
+  const std::uint64_t tokens = header.token_count - kept;
+  double other = 8.0 * 5.0 * 2.0 * kFrameHeaderSize + 48.0 * static_cast<double>(tokens);  // tables of the segment
+  if (kept == 0) other += kOfTheCard;
   double values = 0.0;
   for (const StreamRecord& stream : header.streams) {
     if (!is_float_stream(stream)) continue;
     const auto elements = static_cast<double>(row_elements(stream));
+    // Lane states, lanes, means; strip records; the chunk's and the parameters' frames, in place and in the directory.
     other += elements * (32.0 + 32.0 + (is_value_stream(stream) ? 0.0 : 16.0)) + 64.0 * static_cast<double>(strips_of(stream)) +
-             8.0 * kFrameHeaderSize + 256.0;
+             8.0 * (4.0 * kFrameHeaderSize + 128.0) + 256.0;
+    if (is_value_stream(stream)) other += kScaleBits * stream.kv_head_count * static_cast<double>(tokens);
+    const std::uint64_t fine = EntropyOptions{}.fine_tokens;
+    if (kept < fine) other += 16.0 * elements * static_cast<double>(std::min(fine - kept, tokens));
     values += elements * static_cast<double>(tokens);
   }
   return values == 0.0 ? coded_bits : std::min(coded_bits + other / values, 32.0);

@@ -13,8 +13,8 @@ struct BaseWidths {
 /// Errors: the reader's
 Result<BaseWidths> widths_of(const CardReader& base, Codec codec);
 
-/// Bits a value that a segment of so many tokens takes at coded_bits, what each lane and chunk costs counted in.
-double bits_for(double coded_bits, const CardHeader& header, std::uint64_t tokens);
+/// Bits a value that the tokens behind the kept ones take at coded_bits, what each lane, chunk and table costs counted in.
+double bits_for(double coded_bits, const CardHeader& header, std::uint64_t kept);
 
 /// The lanes that a new segment of a card can name again: those of each stream's last chunk. Empty where a stream has none
 /// that fit its card order, or where they were made for fewer tokens than are to be coded.
