@@ -223,8 +223,9 @@ class Bench:
             self.rows.append({"what": "planes_bench", "rows": json.load(file)})
 
     def entropy_kernels(self):
-        """The loops of entropy by SIMD target, in values a second, beside memcpy."""
+        """The loops of entropy by SIMD target, in values a second, beside memcpy, and the encoding of a whole card."""
         print(timed(["taskset", "-c", "1", os.path.join(self.programs, "entropy_bench"), "20"])[1])
+        print(timed([os.path.join(self.programs, "entropy_card_bench"), "20"])[1])
 
     def peak_memory(self, command):
         """Peak resident bytes of one process; a fresh child each, since ru_maxrss only grows."""

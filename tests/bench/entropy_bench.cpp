@@ -1,5 +1,6 @@
 // Times the loops of `entropy` on one core, each SIMD target forced, against memcpy of the output in the same run: strips of
 // 64 channels, 2,048 tokens, to f16, with scales, means, RoPE on keys, and references for three of four tokens.
+// Then such strips from values to rows and from indices to words.
 //   entropy_bench [ROUNDS]
 
 #include <algorithm>
@@ -50,6 +51,8 @@ double best_of(int rounds, Work&& work) {
 }
 
 struct StripCase {
+  std::vector<std::int16_t> index;
+  std::vector<float> values;  ///< [token][64], of a lane step of 1
   std::vector<kernel::Lane> lanes{64};
   std::vector<kernel::StripToken> tokens{kTokens};
   std::vector<std::byte> payload;
@@ -70,7 +73,9 @@ StripCase make_strip(Random& random, std::uint32_t level, bool references, std::
     lane.weight = {0, 5, 7};
     lane.shape = static_cast<std::uint8_t>(random.below(2));
   }
-  std::vector<std::int16_t> index(kTokens * 64);
+  std::vector<std::int16_t>& index = strip.index;
+  index.resize(kTokens * 64);
+  std::vector<std::int16_t> rows(kTokens * 64);
   for (std::size_t t = 0; t < kTokens; ++t) {
     kernel::StripToken& token = strip.tokens[t];
     token.coded = t >= 4;
@@ -86,8 +91,11 @@ StripCase make_strip(Random& random, std::uint32_t level, bool references, std::
       std::int32_t symbol = static_cast<std::int32_t>(slot) >> 24;
       if (symbol == kernel::kEscape) symbol = random.below(escapes_in) == 0 ? 100 : 0;
       index[t * 64 + c] = static_cast<std::int16_t>(symbol * (1 << table.low_bits));
+      const std::int32_t before = token.reference == 0 ? 0 : rows[(t - token.distance) * 64 + c];
+      rows[t * 64 + c] = kernel::row_value(lane.weight[token.reference], before, token.multiplier, index[t * 64 + c]);
     }
   }
+  for (const std::int16_t row : rows) strip.values.push_back(static_cast<float>(row) / 64.0f);
   const StripPayload payload = encode_strip(strip.lanes, strip.tokens, index);
   const std::byte* at = payload.bytes.data();
   const auto take = [&](auto& out, std::size_t count, std::size_t more) {
@@ -134,6 +142,36 @@ void run(const char* name, std::uint32_t level, bool references, std::uint64_t e
   }
 }
 
+/// Strips from values to words.
+void run_encode(const char* name, std::uint32_t level, int rounds) {
+  Random random;
+  std::vector<StripCase> strips;
+  for (std::size_t s = 0; s < kStrips; ++s) strips.push_back(make_strip(random, level, true, 1u << 30));
+  std::vector<std::int16_t> index(kTokens * 64), rows(kTokens * 64);
+  StripBuffers buffers;
+  const double values = static_cast<double>(kStrips * kTokens * 64);
+  for (const kernel::EntropyKernels* set : kernel::entropy_targets()) {
+    double words = 0;
+    const auto quantise = [&](const StripCase& c) {
+      kernel::LaneArrays lanes;
+      lanes.inverse.fill(64.0f);
+      for (std::size_t i = 0; i < 64; ++i) {
+        for (std::size_t k = 1; k < 3; ++k) lanes.weight[k][i] = c.lanes[i].weight[k];
+      }
+      set->quantise_strip(lanes, c.tokens, {c.values.data()}, kRowReach, index.data(), rows.data(), nullptr);
+    };
+    const auto encode = [&](const StripCase& c) {
+      kernel::StripSymbols symbols = buffers.symbols(kTokens);
+      set->encode_strip(c.lanes, c.tokens, c.index.data(), symbols);
+      words += static_cast<double>(symbols.word_count);
+    };
+    const double first = best_of(rounds, [&] { std::for_each(strips.begin(), strips.end(), quantise); });
+    const double second = best_of(rounds, [&] { std::for_each(strips.begin(), strips.end(), encode); });
+    std::printf("%-26s %-7s %5.2f bits  %5.2f G values/s to rows, %5.2f to words\n", name, set->name,
+                16.0 * words / values / rounds, values / first * 1e-9, values / second * 1e-9);
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -143,4 +181,7 @@ int main(int argc, char** argv) {
   run("references and escapes", 13, true, 1, rounds);
   run("references, 4 bits", 19, true, 1u << 30, rounds);
   run("references, raw low bits", 25, true, 1u << 30, rounds);
+  run_encode("encode", 13, rounds);
+  run_encode("encode, 4 bits", 19, rounds);
+  run_encode("encode, raw low bits", 25, rounds);
 }

@@ -14,6 +14,7 @@ namespace cachecard {
 namespace {
 
 constexpr float kMostFine = 127.0f;
+constexpr std::uint64_t kStateBytes = 3;  ///< a final state takes 4, of which a byte, about, is symbols'
 
 /// Fine rows: RoPE off, means left in, each head vector in i8 with a scale of its own.
 void add_fine_row(const PlanesStream& order, std::span<const std::uint32_t> group_widths, const float* mean,
@@ -67,37 +68,34 @@ std::vector<std::byte> entropy_payload(std::uint32_t exact_count, std::span<cons
 
 }  // namespace
 
-ChunkValues chunk_values(const PlanesStream& order, std::span<const std::uint32_t> group_widths,
-                         const EntropyTokens& tokens, std::span<const std::byte> rows, const float* angles) {
+void load_values(const PlanesStream& order, std::span<const std::uint32_t> group_widths, const EntropyTokens& tokens,
+                 std::size_t first, std::size_t count, std::span<const std::byte> rows, const float* angles,
+                 ValueFacts facts, ChunkValues& out) {
   const kernel::PlanesShape shape = order.shape();
-  const std::size_t elements = shape.elements();
-  const std::size_t units = order.unit_count();
-  ChunkValues chunk;
-  chunk.token_count = tokens.count();
-  chunk.values.resize(elements * tokens.count());
-  chunk.energy.resize(units * tokens.count());
-  for (std::size_t t = 0; t < tokens.count(); ++t) {
-    float* out = chunk.values.data() + t * elements;
-    if (tokens.kind[t] == TokenKind::kExact) continue;
+  const auto& to_card_order = kernel::planes_kernels().to_card_order;
+  const auto& row_energy = kernel::entropy_kernels().row_energy;
+  out.token_count = count;
+  out.element_count = shape.elements();
+  out.values.resize(out.element_count * count + kStripWidth);
+  std::fill_n(out.values.end() - kStripWidth, kStripWidth, 0.0f);
+  const bool with_energy = facts == ValueFacts::kFiniteAndEnergy;
+  out.energy.resize(with_energy ? order.unit_count() * count : 0);
+  out.nonfinite.reset();
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::size_t t = first + i;
+    const auto values = std::span(out.values).subspan(i * out.element_count, out.element_count);
+    if (tokens.kind[t] == TokenKind::kExact) {
+      std::fill(values.begin(), values.end(), 0.0f);
+      continue;
+    }
     const kernel::PlanesInput input{rows.data() + t * order.row_size(), order.dtype(), order.mean(),
                                     angles == nullptr ? nullptr : angles + t * 2 * order.pair_count(),
                                     order.unrotate_gain()};
-    kernel::planes_kernels().to_card_order(shape, input, out);
-    std::size_t at = 0;
-    float all = 0.0f;
-    for (std::size_t u = 0; u < units; ++u) {
-      const std::size_t width = group_widths[u % group_widths.size()];
-      float sum = 0.0f;
-      for (std::size_t c = at; c < at + width; ++c) {
-        sum += out[c] * out[c];
-        all += 0.0f * out[c];  // stays 0 as long as all are finite
-      }
-      chunk.energy[u * tokens.count() + t] = sum / static_cast<float>(width);
-      at += width;
-    }
-    if (!std::isfinite(all) && !chunk.nonfinite) chunk.nonfinite = t;
+    to_card_order(shape, input, values.data());
+    if (facts == ValueFacts::kNone) continue;
+    float* energy = with_energy ? out.energy.data() + i : nullptr;
+    if (!row_energy(values, group_widths, energy, count) && !out.nonfinite) out.nonfinite = t;
   }
-  return chunk;
 }
 
 std::int8_t vector_scale(float energy, float stream_energy) {
@@ -122,28 +120,23 @@ std::vector<kernel::StripToken> unit_tokens(const EntropyTokens& tokens, std::sp
   return steps;
 }
 
-void strip_values(const ChunkValues& chunk, std::uint32_t first, std::uint32_t channels, std::vector<float>& out) {
-  out.assign(chunk.token_count * kStripWidth, 0.0f);
-  const std::size_t elements = chunk.values.size() / std::max<std::size_t>(1, chunk.token_count);
-  for (std::size_t t = 0; t < chunk.token_count; ++t) {
-    std::memcpy(out.data() + t * kStripWidth, chunk.values.data() + t * elements + first, channels * sizeof(float));
-  }
-}
-
 std::uint64_t fixed_bits(const StreamRecord& stream, std::span<const std::uint32_t> group_widths,
                          const EntropyTokens& tokens) {
   const std::uint64_t strips = stream.kv_head_count * strips_of_head(group_widths);
   const std::uint64_t bytes = encoded_size<EntropyRecord>() + strips * (encoded_size<StripRecord>() + 3) +
                               tokens.exact_count * row_bytes(stream, static_cast<DType>(stream.dtype)) +
-                              tokens.fine_count * fine_row_size(stream, group_widths.size()) + 4 * row_elements(stream);
+                              tokens.fine_count * fine_row_size(stream, group_widths.size()) + kStateBytes * row_elements(stream);
   return 8 * bytes;
 }
 
 EntropyEncoded encode_entropy(const EntropyStream& stream, const EntropyTokens& tokens, std::span<const std::byte> rows,
-                              const float* angles, float stream_energy, std::span<const std::uint16_t> references) {
+                              const float* angles, float stream_energy, std::span<const std::uint16_t> references,
+                              EntropyScratch& scratch) {
   const PlanesStream& order = stream.order();
   EntropyEncoded out;
-  const ChunkValues chunk = chunk_values(order, stream.group_widths(), tokens, rows, angles);
+  ChunkValues& chunk = scratch.chunk;
+  load_values(order, stream.group_widths(), tokens, 0, tokens.count(), rows, angles,
+              stream.has_scale() ? ValueFacts::kFiniteAndEnergy : ValueFacts::kFinite, chunk);
   if (chunk.nonfinite) {
     out.outcome = EntropyOutcome::kNonFinite;
     out.token = *chunk.nonfinite;
@@ -153,7 +146,7 @@ EntropyEncoded encode_entropy(const EntropyStream& stream, const EntropyTokens& 
   std::vector<std::vector<kernel::StripToken>> steps;
   std::vector<std::vector<std::int8_t>> scales(units);
   for (std::size_t u = 0; u < units; ++u) {
-    const auto energy = std::span(chunk.energy).subspan(u * tokens.count(), tokens.count());
+    const auto energy = chunk.unit_energy(u);
     steps.push_back(unit_tokens(tokens, tokens.of_head(u / stream.group_widths().size()), energy,
                                 stream.has_scale() ? stream_energy : 0.0f, references));
     for (std::size_t t = 0; t < tokens.count() && stream.has_scale(); ++t) {
@@ -161,16 +154,15 @@ EntropyEncoded encode_entropy(const EntropyStream& stream, const EntropyTokens& 
     }
   }
   std::vector<StripPayload> strips;
-  StripRows strip;
   std::uint64_t escapes = 0;
   for (const EntropyStream::StripPlace& place : stream.strips()) {
     const auto lanes = stream.lanes().subspan(place.first, place.channels);
-    strip_values(chunk, place.first, place.channels, strip.values);
-    if (quantise(lanes, stream.scales().subspan(place.first, place.channels), steps[place.unit], strip, {}) > 0) {
+    const auto scales_of = stream.scales().subspan(place.first, place.channels);
+    if (quantise(lanes, scales_of, steps[place.unit], chunk.strip(place.first), kRowReach, scratch.strip, {}) > 0) {
       out.outcome = EntropyOutcome::kOutOfReach;
       return out;
     }
-    strips.push_back(encode_strip(lanes, steps[place.unit], strip.index));
+    strips.push_back(encode_strip(lanes, steps[place.unit], scratch.strip.index, scratch.buffers));
     escapes += strips.back().escape_count;
   }
   if (escapes * 8 > std::uint64_t{tokens.coded_count} * order.element_count()) {
@@ -204,13 +196,14 @@ std::vector<std::byte> cut_entropy(const EntropyChunk& chunk, std::size_t count)
     scales.emplace_back(kept.begin(), kept.end());
   }
   std::vector<StripPayload> strips;
+  StripBuffers buffers;
   std::vector<std::int16_t> index(count * kStripWidth);
   for (std::size_t s = 0; s < stream.strip_count(); ++s) {
     const EntropyStream::StripPlace& place = stream.strips()[s];
     const auto lanes = stream.lanes().subspan(place.first, place.channels);
     const auto steps = chunk.unit_steps(place.unit).first(count);
     index_of_rows(lanes, steps, chunk.strip_rows(s).first(index.size()), index);
-    strips.push_back(encode_strip(lanes, steps, index));
+    strips.push_back(encode_strip(lanes, steps, index, buffers));
   }
   const std::size_t fine_size = 4 * stream.order().unit_count() + stream.order().element_count();
   return entropy_payload(exact, chunk.head().exact_rows.first(exact * stream.order().row_size()), fine,

@@ -8,18 +8,20 @@
 /// Encoding of one strip: values to indices, indices to words. spec: CODECS.md#entropy-encode
 namespace cachecard {
 
-/// A strip of a chunk on its way into the card. [token][64] everywhere, channels that the strip lacks are zero.
+/// What becomes of a strip's values. [token][64], channels that the strip lacks are zero.
 struct StripRows {
-  std::vector<float> values;         ///< mean off, card order
   std::vector<std::int16_t> index;   ///< in token steps, behind the prediction
   std::vector<std::int16_t> rows;    ///< what a decoder will have
 };
 
-/// Fills index and rows from values, closed loop. scale: lane step / 64, one a channel.
-/// Returns the number of coded tokens that miss a value by more than half a step (they left the rows' range), and marks
-/// them in missed where it is not empty.
+inline constexpr float kRowReach = 32767.0f;  ///< of rows and indices
+
+/// Fills index and rows from values (mean off, card order), closed loop. scale: lane step / 64, one a channel.
+/// Returns the number of coded tokens that miss a value by more than half a step, or leave +-reach, and marks them in missed
+/// where it is not empty.
 std::size_t quantise(std::span<const kernel::Lane> lanes, std::span<const float> scale,
-                     std::span<const kernel::StripToken> tokens, StripRows& strip, std::span<std::uint8_t> missed);
+                     std::span<const kernel::StripToken> tokens, const kernel::StripValues& values, float reach,
+                     StripRows& strip, std::span<std::uint8_t> missed);
 
 /// The indices that give these rows: where a row saturates, those of the smallest magnitude. So a strip that is cut can be
 /// coded again from its rows alone.   Needs: rows are what a decoder made of such tokens
@@ -41,7 +43,20 @@ struct StripPayload {
   std::uint32_t escape_count = 0;
 };
 
+/// Room for a strip's symbols, kept from strip to strip.
+class StripBuffers {
+ public:
+  kernel::StripSymbols symbols(std::size_t token_count);
+
+ private:
+  std::vector<std::uint16_t> words_;
+  std::vector<std::uint32_t> keys_;
+  std::vector<std::int16_t> escapes_;
+};
+
 /// index: [token][64]. Any index can be coded.
+StripPayload encode_strip(std::span<const kernel::Lane> lanes, std::span<const kernel::StripToken> tokens,
+                          std::span<const std::int16_t> index, StripBuffers& buffers);
 StripPayload encode_strip(std::span<const kernel::Lane> lanes, std::span<const kernel::StripToken> tokens,
                           std::span<const std::int16_t> index);
 

@@ -25,6 +25,11 @@ inline constexpr std::uint32_t kLeastState = 1u << 16;
 inline constexpr std::uint32_t kMostLowBits = 6;
 /// Words that must be readable behind a strip's last: one token's at most, and a vector.
 inline constexpr std::size_t kWordPadding = 2 * kStripChannels + 32;
+inline constexpr std::uint32_t kNoTable = kTableCount;  ///< of a lane that a strip lacks: leaves its state as it is
+inline constexpr std::int32_t kMostCostIndex = 1023;    ///< indices beyond are as costly as this one
+inline constexpr std::int32_t kLeastCostSum = -8;       ///< of level and shift
+inline constexpr std::size_t kCostSums = 48;            ///< -8 to 38, and one
+inline constexpr std::size_t kCostWindow = 8;           ///< levels that are tried
 
 /// Frequencies by magnitude 0 to 31, then the escape's; both signs have the same one.
 using TableFrequencies = std::array<std::uint16_t, kLargestSymbol + 2>;
@@ -41,6 +46,10 @@ struct EntropyTables {
   std::array<std::array<Symbol, 64>, kTableCount> symbols;
   /// Code length in 1/256 bit by table and symbol + 31; a symbol without frequency costs what an escape does.
   std::array<std::array<std::uint16_t, 64>, kTableCount> cost;
+  /// What an encoder puts, by table and min(u32(symbol + 31), 63): frequency | first slot << 16. A symbol that the table
+  /// does not have is the escape, and has kIsEscape.
+  std::array<std::uint32_t, (kTableCount + 1) * 64> coded;
+  static constexpr std::uint32_t kIsEscape = 1u << 31;
 };
 const EntropyTables& entropy_tables();
 /// Needs: each table's frequencies, signs counted twice, add up to 4,096; the escape's is above 0.
@@ -126,6 +135,43 @@ struct StripOutput {
   std::span<const StripRun> runs;
 };
 
+/// Lanes side by side, as an encoder wants them. A channel that the strip lacks has zeros.
+struct LaneArrays {
+  alignas(64) std::array<float, kStripChannels> inverse{};  ///< 64 / lane step
+  alignas(64) std::array<std::array<std::int32_t, kStripChannels>, 3> weight{};  ///< by class
+};
+
+/// Values of a strip. Of each token 64 are readable; what the strip lacks is finite.
+struct StripValues {
+  const float* first = nullptr;
+  std::size_t stride = kStripChannels;  ///< from one token to the next
+  const float* token(std::size_t t) const { return first + t * stride; }
+};
+
+/// What a strip's indices become, last token first: a decoder takes words, keys and escapes in the other order.
+struct StripSymbols {
+  std::array<std::uint32_t, kStripChannels> states;
+  std::uint16_t* words = nullptr;  ///< room for 128 a coded token, and kWordPadding
+  std::size_t word_count = 0;
+  std::uint32_t* keys = nullptr;   ///< room for 64 a coded token, as in escapes
+  std::int16_t* escapes = nullptr;
+  std::size_t escape_count = 0;
+};
+
+/// Sums over the tokens of a class that have a reference, by channel. A token counts by the square of its steps.
+struct WeightSums {
+  std::array<std::array<double, kStripChannels>, 3> product{};  ///< own value x reference
+  std::array<std::array<double, kStripChannels>, 3> square{};   ///< reference^2, and its rounding error's
+};
+
+/// A token whose code lengths are summed.
+struct CostToken {
+  std::uint32_t token = 0;
+  std::int32_t sum = 0;  ///< shift - kLeastCostSum
+};
+/// Code lengths in 1/256 bit, by half of the tokens, channel, shape and level of the window.
+using CostSums = std::array<std::array<std::array<std::array<std::uint32_t, kCostWindow>, 2>, kStripChannels>, 2>;
+
 /// A set of loops for one SIMD target. Every member gives the same bits as the scalar set's.
 struct EntropyKernels {
   const char* name;
@@ -135,6 +181,27 @@ struct EntropyKernels {
   /// Values of token_count tokens, rounded to target.dtype; token t goes t x row_stride bytes behind target.base, which is
   /// the head's first element.
   void (*put_strip)(const StripOutput& strip, std::size_t token_count, std::byte* base, std::int64_t row_stride, DType dtype);
+
+  // For encoders.
+  /// Indices and rows [token][64], closed loop. Returns how many coded tokens miss a value by more than half a step, or
+  /// reach beyond +-reach in rows or indices (at most 32,767); marks them in missed where it is not null.
+  std::size_t (*quantise_strip)(const LaneArrays& lanes, std::span<const StripToken> tokens, const StripValues& values,
+                                float reach, std::int16_t* index, std::int16_t* rows, std::uint8_t* missed);
+  /// index: [token][64]. Any index can be coded.
+  void (*encode_strip)(std::span<const Lane> lanes, std::span<const StripToken> tokens, const std::int16_t* index,
+                       StripSymbols& out);
+  /// squared_scale: (lane step / 64)^2, one a channel, 64 of them.
+  void (*add_products)(std::span<const StripToken> tokens, const StripValues& values, const float* squared_scale,
+                       WeightSums& sums);
+  /// costs: by index + kMostCostIndex, shape and sum of level and shift (kCostSums).   first_level: one a channel, 64.
+  void (*add_costs)(const std::uint16_t* costs, std::span<const CostToken> tokens, const std::int16_t* index,
+                    const std::uint8_t* first_level, CostSums& sums);
+  /// Adds values less origin, and their squares, channel by channel. Rows follow each other.
+  void (*add_moments)(std::span<const float> rows, std::span<const float> origin, double* sums, double* squares);
+  /// Mean square of each unit, a head vector; unit u goes to energy[u x stride]. energy: or null.
+  /// False where a value is not finite; what it says of energy is then unspecified.
+  bool (*row_energy)(std::span<const float> row, std::span<const std::uint32_t> group_widths, float* energy,
+                     std::size_t stride);
 };
 
 const EntropyKernels& entropy_scalar();

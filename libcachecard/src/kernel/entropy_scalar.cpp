@@ -1,7 +1,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "kernel/entropy.hpp"
+#include "kernel/entropy_encode.hpp"
 #include "kernel/floats.hpp"
 
 namespace cachecard::kernel {
@@ -141,7 +141,14 @@ void put_strip(const StripOutput& strip, std::size_t token_count, std::byte* bas
 }  // namespace
 
 const EntropyKernels& entropy_scalar() {
-  static constexpr EntropyKernels kSet{"scalar", decode_strip, put_strip};
+  static const EntropyKernels kSet = [] {
+    EntropyKernels set{};
+    set.name = "scalar";
+    set.decode_strip = decode_strip;
+    set.put_strip = put_strip;
+    put_scalar_encoders(set);
+    return set;
+  }();
   return kSet;
 }
 

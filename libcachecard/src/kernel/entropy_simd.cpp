@@ -13,7 +13,9 @@
 
 #include "kernel/entropy.hpp"
 #include "kernel/entropy_decode_inl.hpp"
+#include "kernel/entropy_encode_inl.hpp"
 #include "kernel/entropy_put_inl.hpp"
+#include "kernel/entropy_sums_inl.hpp"
 
 HWY_BEFORE_NAMESPACE();
 namespace cachecard::kernel::HWY_NAMESPACE {
@@ -27,7 +29,8 @@ const EntropyKernels& entropy_set() {
 #else
   static constexpr const char* kName = "neon";
 #endif
-  static constexpr EntropyKernels kSet{kName, decode_strip, put_strip};
+  static constexpr EntropyKernels kSet{kName,          decode_strip, put_strip,   quantise_strip, encode_strip,
+                                       add_products,   add_costs,    add_moments, row_energy};
   return kSet;
 }
 

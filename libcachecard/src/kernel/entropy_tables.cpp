@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <bit>
 #include <cstdlib>
 #include <memory>
@@ -10,18 +11,18 @@ namespace {
 
 constexpr std::uint32_t kListBits = 48;  ///< key and index of an escape
 
-/// 256 x log2(number), rounded down, in integers: the same on every machine.   Needs: 1 to 4,096
+/// 256 x log2(number), rounded, in integers: the same on every machine.   Needs: 1 to 4,096
 std::uint32_t log2_in_256ths(std::uint32_t number) {
   const auto whole = static_cast<std::uint32_t>(std::bit_width(number) - 1);
   std::uint64_t mantissa = (std::uint64_t{number} << 31) >> whole;  // 1 to 2, 31 bits behind the point
   std::uint32_t bits = whole;
-  for (int i = 0; i < 8; ++i) {
+  for (int i = 0; i < 9; ++i) {
     mantissa = mantissa * mantissa >> 31;
     const auto one = static_cast<std::uint32_t>(mantissa >> 32);
     bits = bits << 1 | one;
     mantissa >>= one;
   }
-  return bits;
+  return (bits + 1) >> 1;
 }
 
 }  // namespace
@@ -46,7 +47,14 @@ void fill_tables(std::span<const TableFrequencies, kTableCount> frequencies, Ent
       }
       first += f;
     }
+    const EntropyTables::Symbol escape = tables.symbols[t][kEscape + kLargestSymbol];
+    for (std::size_t place = 0; place < 64; ++place) {
+      const bool has = tables.symbols[t][place].frequency > 0 && place < kEscape + kLargestSymbol;
+      const EntropyTables::Symbol symbol = has ? tables.symbols[t][place] : escape;
+      tables.coded[t * 64 + place] = symbol.frequency | std::uint32_t{symbol.first} << 16 | (has ? 0 : EntropyTables::kIsEscape);
+    }
   }
+  std::fill_n(tables.coded.begin() + kNoTable * 64, 64, kTableSlots);  // x -> x / 4096 x 4096 + x % 4096
 }
 
 const EntropyTables& entropy_tables() {

@@ -138,25 +138,6 @@ void transform(float* values, std::size_t count, std::size_t n) {
   }
 }
 
-/// Bits of the largest magnitude: ordered as the magnitudes are, NaN above infinity above the rest.
-HWY_INLINE std::uint32_t largest_bits(const float* values, std::size_t count) {
-  const hn::ScalableTag<std::int32_t> ints;
-  const auto magnitude = hn::Set(ints, 0x7FFFFFFF);
-  auto most = hn::Zero(ints);
-  std::size_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    const auto bits = hn::BitCast(ints, hn::LoadU(Floats(), values + i));
-    most = hn::Max(most, hn::And(bits, magnitude));
-  }
-  std::uint32_t largest = static_cast<std::uint32_t>(hn::GetLane(hn::MaxOfLanes(ints, most)));
-  for (; i < count; ++i) {
-    std::uint32_t bits;
-    std::memcpy(&bits, values + i, sizeof(bits));
-    largest = std::max(largest, bits & 0x7FFFFFFFu);
-  }
-  return largest;
-}
-
 RowOutcome find_ranges(const PlanesShape& shape, const float* values, std::int16_t* ranges) {
   static_assert(kLeastRange == -1600 && kMostRange == 1600);
   constexpr float kLeast = 0x1p-100f;

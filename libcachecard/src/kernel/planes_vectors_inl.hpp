@@ -9,6 +9,7 @@
 
 #include <hwy/highway.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "kernel/planes.hpp"
@@ -212,6 +213,25 @@ inline std::size_t source_run(const PlanesShape& shape, std::size_t c) {
   if (c < shape.rotated_width) return shape.rotated_offset + c;
   const std::size_t rest = c - shape.rotated_width;
   return rest < shape.rotated_offset ? rest : c;
+}
+
+/// Bits of the largest magnitude: ordered as the magnitudes are, NaN above infinity above the rest.
+HWY_INLINE std::uint32_t largest_bits(const float* values, std::size_t count) {
+  const hn::ScalableTag<std::int32_t> ints;
+  const auto magnitude = hn::Set(ints, 0x7FFFFFFF);
+  auto most = hn::Zero(ints);
+  std::size_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    const auto bits = hn::BitCast(ints, hn::LoadU(Floats(), values + i));
+    most = hn::Max(most, hn::And(bits, magnitude));
+  }
+  std::uint32_t largest = static_cast<std::uint32_t>(hn::GetLane(hn::MaxOfLanes(ints, most)));
+  for (; i < count; ++i) {
+    std::uint32_t bits;
+    std::memcpy(&bits, values + i, sizeof(bits));
+    largest = std::max(largest, bits & 0x7FFFFFFFu);
+  }
+  return largest;
 }
 
 #endif  // HWY_NATIVE_FMA

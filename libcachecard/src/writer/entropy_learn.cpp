@@ -1,7 +1,6 @@
 // What EntropyPlan finds out about its streams: means, spreads, the step that meets the budget, lanes.
 #include <algorithm>
 #include <cmath>
-#include <map>
 
 #include "codec/lane_fit.hpp"
 #include "codec/scale_code.hpp"
@@ -11,41 +10,17 @@
 #include "writer/card_order.hpp"
 #include "writer/chunk_jobs.hpp"
 #include "writer/entropy_plan.hpp"
+#include "writer/entropy_streams.hpp"
 
 namespace cachecard {
 namespace {
 
-constexpr std::size_t kMostSamples = 32;
-constexpr std::size_t kSampleTokens = 1024;
-constexpr int kSmallestOctave = -7;  ///< of the step, relative to the spread: rows reach 512 steps, four times the spread
-constexpr int kLargestOctave = 8;
-constexpr double kCloseEnough = 0.004;     ///< of the budget
-
-LaneStream no_lanes(const StreamRecord& stream, std::vector<std::uint16_t> means) {
-  LaneStream lanes;
-  lanes.record.layer = stream.layer;
-  lanes.record.stream = stream.stream;
-  lanes.record.lane_count = static_cast<std::uint32_t>(row_elements(stream));
-  lanes.record.has_mean = means.empty() ? 0 : 1;
-  lanes.means = std::move(means);
-  return lanes;
-}
-
-/// The stream in card order, with or without its means.
-PlanesStream order_of(const StreamRecord& stream, Parameters parameters, std::span<const std::uint16_t> means,
-                      const RopeTable* table) {
-  const auto bytes = std::as_bytes(means);
-  parameters.data.assign(bytes.begin(), bytes.end());
-  parameters.record.data_size = parameters.data.size();
-  return PlanesStream(stream, parameters, table);
-}
-
-/// Channels of the streams before one, as channel_gains counts them.
-std::size_t channels_before(const CardHeader& header, std::size_t stream) {
-  std::size_t count = 0;
-  for (std::size_t s = 0; s < stream; ++s) count += is_opaque(header.streams[s]) ? 0 : row_elements(header.streams[s]);
-  return count;
-}
+constexpr std::size_t kTileTokens = 32;
+/// Over a channel's root mean square: rows then reach twenty times that. A value beyond makes its whole token exact.
+constexpr float kLeastRelative = 1.0f / 24.0f;
+constexpr std::size_t kFitTokens = 256;  ///< of a class in a chunk, whose code lengths are summed
+/// Rows that stay within it are in reach at a step that is a little smaller, too.
+constexpr float kSafeReach = 0.94f * kRowReach;
 
 /// Sixteenths of an octave, 128 for 1, nearest.
 std::uint8_t step_code(float factor) {
@@ -57,67 +32,117 @@ std::uint8_t step_code(float factor) {
   return static_cast<std::uint8_t>(std::clamp(128 + above - (factor * factor < high * low ? 1 : 0), 0, 255));
 }
 
-}  // namespace
-
-Result<ChunkValues> EntropyPlan::load(std::size_t stream, const PlanesStream& order, const TokenSpan& span,
-                                      const EntropyTokens& tokens) {
-  std::vector<std::byte> rows(span.token_count * order.row_size());
-  if (Status s = source_.read_rows(stream, span.first_token, span.token_count, rows); !s) return s.error();
-  const auto turned = angles(order, span);
-  const auto groups = planes_groups(header_.streams[stream], learned_.at(stream).parameters);
-  return chunk_values(order, groups, tokens, rows, turned == nullptr ? nullptr : turned->data());
+/// Channels of the streams before one, as channel_gains counts them.
+std::size_t channels_before(const CardHeader& header, std::size_t stream) {
+  std::size_t count = 0;
+  for (std::size_t s = 0; s < stream; ++s) count += is_opaque(header.streams[s]) ? 0 : row_elements(header.streams[s]);
+  return count;
 }
 
-Status EntropyPlan::learn_means(std::size_t index) {
+}  // namespace
+
+Status EntropyPlan::load(std::size_t stream, const PlanesStream& order, const TokenSpan& span, const EntropyTokens& tokens,
+                         EntropyScratch& scratch) {
+  const Learned& learned = learned_.at(stream);
+  scratch.rows.resize(span.token_count * order.row_size());
+  if (Status s = source_.read_rows(stream, span.first_token, span.token_count, scratch.rows); !s) return s;
+  const auto turned = angles(order, span);
+  const auto groups = planes_groups(header_.streams[stream], learned.parameters);
+  load_values(order, groups, tokens, 0, span.token_count, scratch.rows, turned == nullptr ? nullptr : turned->data(),
+              learned.energy > 0.0f ? ValueFacts::kFiniteAndEnergy : ValueFacts::kFinite, scratch.chunk);
+  return {};
+}
+
+/// Sums over a stream's coded tokens, by channel.
+struct EntropyPlan::Moments {
+  std::vector<float> origin;  ///< a row: sums around it lose nothing where a mean is far from zero
+  std::vector<double> sums;
+  std::vector<double> squares;
+  std::uint64_t count = 0;
+  std::vector<std::vector<float>> energies;  ///< by chunk that was added, [unit][token]; of value streams
+};
+
+/// Adds a chunk, unless it has values that are not finite. In small tiles, that they stay in the processor's cache.
+Status EntropyPlan::add_moments(std::size_t index, const PlanesStream& order, const TokenSpan& span, Moments& moments) {
   const StreamRecord& stream = header_.streams[index];
   Learned& learned = learned_.at(index);
-  if (is_value_stream(stream)) return {};
-  const PlanesStream order = order_of(stream, learned.parameters, {}, source_.rope_table());
-  std::vector<double> sums(row_elements(stream));
+  const bool is_value = is_value_stream(stream);
+  const auto groups = planes_groups(stream, learned.parameters);
+  const auto tokens = entropy_tokens(header_, map_, chunk_frame(index, span));
+  const auto scratch = scratch_.take();
+  scratch->rows.resize(span.token_count * order.row_size());
+  if (Status s = source_.read_rows(index, span.first_token, span.token_count, scratch->rows); !s) return s;
+  learned.fixed_bits += fixed_bits(stream, groups, *tokens) + 8 * kFrameHeaderSize;
+  const auto turned = angles(order, span);
+  const std::size_t elements = row_elements(stream);
+  std::vector<double> sums(elements), squares(elements);
   std::uint64_t count = 0;
-  for (const TokenSpan& span : learned.spans) {
-    const auto tokens = entropy_tokens(header_, map_, chunk_frame(index, span));
-    auto chunk = load(index, order, span, *tokens);
-    if (!chunk) return chunk.error();
-    if (chunk->nonfinite) continue;  // refused, or raw, once it is coded
-    for (std::size_t t = 0; t < tokens->count(); ++t) {
-      if (tokens->kind[t] != TokenKind::kCoded) continue;
-      for (std::size_t c = 0; c < sums.size(); ++c) sums[c] += double{chunk->values[t * sums.size() + c]};
-      ++count;
+  std::vector<float> energies(is_value ? order.unit_count() * span.token_count : 0);
+  moments.energies.emplace_back();
+  learned.finite.push_back(0);
+  const ChunkValues& tile = scratch->chunk;
+  for (std::size_t first = 0; first < span.token_count; first += kTileTokens) {
+    const std::size_t size = std::min<std::size_t>(kTileTokens, span.token_count - first);
+    load_values(order, groups, *tokens, first, size, scratch->rows, turned == nullptr ? nullptr : turned->data(),
+                is_value ? ValueFacts::kFiniteAndEnergy : ValueFacts::kFinite, scratch->chunk);
+    if (tile.nonfinite) return {};
+    for (std::size_t u = 0; u * span.token_count < energies.size(); ++u) {
+      const auto of_unit = tile.unit_energy(u);
+      std::copy(of_unit.begin(), of_unit.end(), energies.begin() + static_cast<std::ptrdiff_t>(u * span.token_count + first));
+    }
+    for (std::size_t t = 0; t < size;) {
+      const auto is_coded = [&](std::size_t i) { return tokens->kind[first + i] == TokenKind::kCoded; };
+      std::size_t end = t;
+      while (end < size && is_coded(end)) ++end;
+      const auto rows = std::span(tile.values).subspan(t * elements, (end - t) * elements);
+      if (moments.origin.empty() && end > t) {
+        moments.origin.assign(rows.begin(), rows.begin() + static_cast<std::ptrdiff_t>(elements));
+        if (is_value) std::fill(moments.origin.begin(), moments.origin.end(), 0.0f);
+      }
+      if (end > t) kernel::entropy_kernels().add_moments(rows, moments.origin, sums.data(), squares.data());
+      count += end - t;
+      t = end + 1;
     }
   }
-  for (const double sum : sums) {
-    const auto mean = static_cast<float>(count == 0 ? 0.0 : sum / static_cast<double>(count));
-    learned.means.push_back(kernel::f16_from_f32(std::clamp(mean, -65504.0f, 65504.0f)));
+  for (std::size_t c = 0; c < elements; ++c) {
+    moments.sums[c] += sums[c];
+    moments.squares[c] += squares[c];
   }
+  moments.count += count;
+  moments.energies.back() = std::move(energies);
+  learned.finite.back() = 1;
   return {};
+}
+
+/// Means, and squares around them.
+void EntropyPlan::set_moments(const Moments& moments, const StreamRecord& stream, Learned& learned,
+                              std::vector<double>& squares) const {
+  const auto count = static_cast<double>(moments.count);
+  squares = moments.squares;
+  if (is_value_stream(stream)) return;
+  for (std::size_t c = 0; c < squares.size(); ++c) {
+    const double origin = moments.origin.empty() ? 0.0 : double{moments.origin[c]};
+    const double away = moments.count == 0 ? 0.0 : moments.sums[c] / count;
+    const auto mean = static_cast<float>(origin + away);
+    learned.means.push_back(kernel::f16_from_f32(std::clamp(mean, -65504.0f, 65504.0f)));
+    const double moved = double{kernel::f32_from_f16(learned.means.back())} - origin;
+    squares[c] = std::max(0.0, squares[c] - moved * (2.0 * moments.sums[c] - count * moved));
+  }
 }
 
 Status EntropyPlan::learn_spreads(std::size_t index) {
   const StreamRecord& stream = header_.streams[index];
   Learned& learned = learned_.at(index);
-  const PlanesStream order = order_of(stream, learned.parameters, learned.means, source_.rope_table());
-  const auto groups = planes_groups(stream, learned.parameters);
-  std::vector<double> squares(row_elements(stream));
-  std::vector<std::vector<float>> energies;  // by chunk, [unit][token]
-  std::uint64_t count = 0;
+  const PlanesStream order = order_of(stream, learned.parameters, {}, source_.rope_table());
+  Moments moments;
+  moments.sums.resize(row_elements(stream));
+  moments.squares.resize(row_elements(stream));
   for (const TokenSpan& span : learned.spans) {
-    const auto tokens = entropy_tokens(header_, map_, chunk_frame(index, span));
-    auto chunk = load(index, order, span, *tokens);
-    if (!chunk) return chunk.error();
-    learned.fixed_bits += fixed_bits(stream, groups, *tokens) + 8 * kFrameHeaderSize;
-    energies.emplace_back();
-    if (chunk->nonfinite) continue;
-    for (std::size_t t = 0; t < tokens->count(); ++t) {
-      if (tokens->kind[t] != TokenKind::kCoded) continue;
-      for (std::size_t c = 0; c < squares.size(); ++c) {
-        const double v = double{chunk->values[t * squares.size() + c]};
-        squares[c] += v * v;
-      }
-      ++count;
-    }
-    energies.back() = std::move(chunk->energy);
+    if (Status s = add_moments(index, order, span, moments); !s) return s;
   }
+  std::vector<double> squares;
+  set_moments(moments, stream, learned, squares);
+  const std::uint64_t count = moments.count;
   learned.coded_values = count * squares.size();
   double all = 0.0;
   for (const double square : squares) all += square;
@@ -133,13 +158,15 @@ Status EntropyPlan::learn_spreads(std::size_t index) {
   for (std::size_t c = 0; c < squares.size(); ++c) {
     const float head = gains.empty() ? 1.0f : gains[first_use + c / stream.head_dim];
     learned.relative.push_back(channels.empty() ? head : head * channels[first_channel + c]);
+    learned.least.push_back(count == 0 ? 0.0f : static_cast<float>(std::sqrt(squares[c] / static_cast<double>(count))) * kLeastRelative);
   }
   for (std::size_t i = 0; i < learned.spans.size() && learned.energy > 0.0f; ++i) {
     const auto tokens = entropy_tokens(header_, map_, chunk_frame(index, learned.spans[i]));
-    for (std::size_t at = 0; at < energies[i].size(); at += tokens->count()) {
+    for (std::size_t at = 0; at < moments.energies[i].size(); at += tokens->count()) {
       std::vector<std::int8_t> scales;
       for (std::size_t t = 0; t < tokens->count(); ++t) {
-        if (tokens->kind[t] == TokenKind::kCoded) scales.push_back(vector_scale(energies[i][at + t], learned.energy));
+        if (tokens->kind[t] != TokenKind::kCoded) continue;
+        scales.push_back(vector_scale(moments.energies[i][at + t], learned.energy));
       }
       learned.scale_bits += scale_bits(scales);
     }
@@ -152,252 +179,114 @@ std::vector<kernel::Lane> EntropyPlan::lanes_at(const Learned& learned, double s
   const auto stream_step = static_cast<float>(step * double{learned.spread});
   scales.resize(lanes.size());
   for (std::size_t c = 0; c < lanes.size(); ++c) {
-    lanes[c].step = step_code(learned.relative[c]);
+    lanes[c].step = step_code(std::max(learned.relative[c], learned.least[c] / stream_step));
     scales[c] = stream_step * kernel::lane_step(lanes[c].step) * 0x1p-6f;
   }
   return lanes;
 }
 
-Status EntropyPlan::learn_lanes(std::size_t index) {
-  const StreamRecord& stream = header_.streams[index];
-  Learned& learned = learned_.at(index);
-  const PlanesStream order = order_of(stream, learned.parameters, learned.means, source_.rope_table());
+/// A stream's lanes on their way, and the chunk at hand.
+struct EntropyPlan::LaneSearch {
+  std::size_t stream;
+  Learned& learned;
+  PlanesStream order;
+  EntropyStream places;  ///< for its strips
+  std::vector<kernel::Lane> lanes;
   std::vector<float> scales;
-  std::vector<kernel::Lane> lanes = lanes_at(learned, step_, scales);
-  LaneStream frame_only = no_lanes(stream, {});
-  frame_only.lanes.resize(lanes.size());
-  const EntropyStream places(stream, learned.parameters, frame_only, source_.rope_table());
-  std::vector<WeightFit> weights(places.strip_count());
-  std::vector<LaneFit> fits(places.strip_count());
-  std::fill(learned.missed.begin(), learned.missed.end(), std::uint8_t{0});
-  StripRows strip;
-  const std::size_t groups = places.group_widths().size();
-  // Once for the weights, once for the tables, which depend on them.
-  for (int pass = 0; pass < 2; ++pass) {
-    for (const TokenSpan& span : learned.spans) {
-      const auto tokens = entropy_tokens(header_, map_, chunk_frame(index, span));
-      auto chunk = load(index, order, span, *tokens);
-      if (!chunk) return chunk.error();
-      if (chunk->nonfinite) continue;
-      const auto references = chunk_references(learned, span);
-      if (pass == 0 && references.empty()) continue;
-      for (std::size_t s = 0; s < places.strip_count(); ++s) {
-        const auto& place = places.strips()[s];
-        const auto steps = unit_tokens(*tokens, tokens->of_head(place.unit / groups),
-                                       std::span(chunk->energy).subspan(place.unit * tokens->count(), tokens->count()),
-                                       learned.energy, references);
-        const auto strip_lanes = std::span(lanes).subspan(place.first, place.channels);
-        const auto strip_scales = std::span(scales).subspan(place.first, place.channels);
-        strip_values(*chunk, place.first, place.channels, strip.values);
-        if (pass == 0) {
-          weights[s].add(steps, strip.values, strip_scales);
-          continue;
-        }
-        quantise(strip_lanes, strip_scales, steps, strip,
-                 std::span(learned.missed)
-                     .subspan(span.first_token - header_.segments[segment_].first_token, span.token_count));
-        fits[s].add(steps, strip.index);
-      }
+  ScratchPool::Lease scratch;
+  EntropyTokens tokens;
+  std::optional<std::size_t> span;  ///< whose values are in scratch
+
+  std::span<kernel::Lane> strip_lanes(const EntropyStream::StripPlace& place) {
+    return std::span(lanes).subspan(place.first, place.channels);
+  }
+  std::span<const float> strip_scales(const EntropyStream::StripPlace& place) const {
+    return std::span(scales).subspan(place.first, place.channels);
+  }
+  std::vector<kernel::StripToken> steps(const EntropyStream::StripPlace& place, std::span<const std::uint16_t> references) const {
+    return unit_tokens(tokens, tokens.of_head(place.unit / places.group_widths().size()),
+                       scratch->chunk.unit_energy(place.unit), learned.energy, references);
+  }
+};
+
+Status EntropyPlan::load(LaneSearch& search, std::size_t span) {
+  if (search.span == span) return {};
+  const TokenSpan& of = search.learned.spans[span];
+  search.tokens = *entropy_tokens(header_, map_, chunk_frame(search.stream, of));
+  search.span = span;
+  return load(search.stream, search.order, of, search.tokens, *search.scratch);
+}
+
+Status EntropyPlan::learn_weights(LaneSearch& search) {
+  std::vector<WeightFit> weights(search.places.strip_count());
+  for (std::size_t i = 0; i < search.learned.spans.size(); ++i) {
+    const auto references = chunk_references(search.learned, search.learned.spans[i]);
+    if (search.learned.finite[i] == 0 || references.empty()) continue;
+    if (Status s = load(search, i); !s) return s;
+    for (std::size_t s = 0; s < weights.size(); ++s) {
+      const auto& place = search.places.strips()[s];
+      weights[s].add(search.steps(place, references), search.scratch->chunk.strip(place.first), search.strip_scales(place));
     }
-    for (std::size_t s = 0; s < places.strip_count() && pass == 0; ++s) {
-      weights[s].fit(std::span(lanes).subspan(places.strips()[s].first, places.strips()[s].channels));
+  }
+  for (std::size_t s = 0; s < weights.size(); ++s) weights[s].fit(search.strip_lanes(search.places.strips()[s]));
+  return {};
+}
+
+/// Levels and shapes, which depend on the weights. The last chunk first: its values are at hand.
+Status EntropyPlan::learn_tables(LaneSearch& search) {
+  Learned& learned = search.learned;
+  std::vector<LaneFit> fits;
+  for (std::size_t s = 0; s < search.places.strip_count(); ++s) fits.emplace_back(kFitTokens, search.stream + s);
+  std::fill(learned.missed.begin(), learned.missed.end(), std::uint8_t{0});
+  learned.at_reach = false;
+  for (std::size_t i = learned.spans.size(); i-- > 0;) {
+    if (learned.finite[i] == 0) continue;
+    if (Status s = load(search, i); !s) return s;
+    const TokenSpan& span = learned.spans[i];
+    const auto missed = std::span(learned.missed)
+                            .subspan(span.first_token - header_.segments[segment_].first_token, span.token_count);
+    for (std::size_t s = 0; s < fits.size(); ++s) {
+      const auto& place = search.places.strips()[s];
+      const auto steps = search.steps(place, chunk_references(learned, span));
+      StripRows& strip = search.scratch->strip;
+      const kernel::StripValues values = search.scratch->chunk.strip(place.first);
+      const auto scale = search.strip_scales(place);
+      if (quantise(search.strip_lanes(place), scale, steps, values, kSafeReach, strip, {}) > 0) {
+        learned.at_reach = true;
+        quantise(search.strip_lanes(place), scale, steps, values, kRowReach, strip, missed);
+      }
+      fits[s].add(steps, strip.index);
     }
   }
   learned.symbol_bits = 0.0;
-  for (std::size_t s = 0; s < places.strip_count(); ++s) {
-    learned.symbol_bits += fits[s].fit(std::span(lanes).subspan(places.strips()[s].first, places.strips()[s].channels));
+  for (std::size_t s = 0; s < fits.size(); ++s) {
+    learned.symbol_bits += fits[s].fit(search.strip_lanes(search.places.strips()[s]));
   }
+  return {};
+}
+
+Status EntropyPlan::learn_lanes(std::size_t index) {
+  const StreamRecord& stream = header_.streams[index];
+  Learned& learned = learned_.at(index);
+  LaneStream frame_only = no_lanes(stream, {});
+  frame_only.lanes.resize(row_elements(stream));
+  LaneSearch search{index,
+                    learned,
+                    order_of(stream, learned.parameters, learned.means, source_.rope_table()),
+                    EntropyStream(stream, learned.parameters, frame_only, source_.rope_table()),
+                    {},
+                    {},
+                    scratch_.take(),
+                    {},
+                    {}};
+  search.lanes = lanes_at(learned, step_, search.scales);
+  if (Status s = learn_weights(search); !s) return s;
+  if (Status s = learn_tables(search); !s) return s;
   learned.lanes = no_lanes(stream, learned.means);
   learned.lanes.record.step = static_cast<float>(step_ * double{learned.spread});
   learned.lanes.record.has_scale = learned.energy > 0.0f ? 1 : 0;
-  for (const kernel::Lane& lane : lanes) learned.lanes.lanes.push_back(kernel::pack_lane(lane));
+  for (const kernel::Lane& lane : search.lanes) learned.lanes.lanes.push_back(kernel::pack_lane(lane));
   return {};
-}
-
-struct EntropyPlan::Sample {
-  std::size_t stream = 0;
-  std::uint32_t first = 0;     ///< channel of the row
-  std::uint32_t channels = 0;
-  std::vector<kernel::StripToken> tokens;
-  StripRows strip;
-  std::uint64_t coded = 0;
-  double bits = 0.0;
-};
-
-/// One strip of each stream (of some, where there are many), head by head in turn: the first tokens of its first chunk.
-Result<std::vector<EntropyPlan::Sample>> EntropyPlan::take_samples() {
-  std::vector<std::size_t> streams;
-  for (const auto& [s, learned] : learned_) {
-    if (learned.coded_values > 0) streams.push_back(s);
-  }
-  struct Job {
-    EntropyPlan& plan;
-    std::vector<Sample> samples;
-    std::vector<Status> statuses;
-  } job{*this, {}, {}};
-  const std::size_t stride = streams.size() / kMostSamples + 1;
-  for (std::size_t i = 0; i < streams.size(); i += stride) job.samples.emplace_back().stream = streams[i];
-  job.statuses.resize(job.samples.size());
-  options_.parallel(
-      job.samples.size(),
-      [](void* context, std::size_t i) {
-        auto& j = *static_cast<Job*>(context);
-        j.statuses[i] = j.plan.load_sample(j.samples[i], i);
-      },
-      &job);
-  for (const Status& s : job.statuses) {
-    if (!s) return s.error();
-  }
-  return std::move(job.samples);
-}
-
-Status EntropyPlan::load_sample(Sample& sample, std::size_t number) {
-  const StreamRecord& stream = header_.streams[sample.stream];
-  const Learned& learned = learned_.at(sample.stream);
-  LaneStream frame_only = no_lanes(stream, {});
-  frame_only.lanes.resize(row_elements(stream));
-  const EntropyStream places(stream, learned.parameters, frame_only, source_.rope_table());
-  const auto& place = places.strips()[number % places.strip_count()];
-  TokenSpan span = learned.spans.front();
-  span.token_count = std::min<std::uint64_t>(span.token_count, kSampleTokens);
-  const auto tokens = entropy_tokens(header_, map_, chunk_frame(sample.stream, span));
-  const PlanesStream order = order_of(stream, learned.parameters, learned.means, source_.rope_table());
-  auto chunk = load(sample.stream, order, span, *tokens);
-  if (!chunk) return chunk.error();
-  if (chunk->nonfinite) return {};
-  sample.first = place.first;
-  sample.channels = place.channels;
-  sample.tokens = unit_tokens(*tokens, tokens->of_head(place.unit / places.group_widths().size()),
-                              std::span(chunk->energy).subspan(place.unit * tokens->count(), tokens->count()),
-                              learned.energy, chunk_references(learned, span));
-  sample.coded = tokens->coded_count * place.channels;
-  strip_values(*chunk, place.first, place.channels, sample.strip.values);
-  return {};
-}
-
-/// Mean bits a coded value of the samples at a step.
-double EntropyPlan::sample_bits(std::vector<Sample>& samples, double step) {
-  struct Job {
-    EntropyPlan& plan;
-    std::vector<Sample>& samples;
-    double step;
-  } job{*this, samples, step};
-  options_.parallel(
-      samples.size(),
-      [](void* context, std::size_t i) {
-        auto& j = *static_cast<Job*>(context);
-        Sample& sample = j.samples[i];
-        if (sample.coded == 0) return;
-        std::vector<float> scales;
-        std::vector<kernel::Lane> all = j.plan.lanes_at(j.plan.learned_.at(sample.stream), j.step, scales);
-        const auto lanes = std::span(all).subspan(sample.first, sample.channels);
-        const auto scale = std::span(scales).subspan(sample.first, sample.channels);
-        WeightFit weights;
-        weights.add(sample.tokens, sample.strip.values, scale);
-        weights.fit(lanes);
-        quantise(lanes, scale, sample.tokens, sample.strip, {});
-        LaneFit fit;
-        fit.add(sample.tokens, sample.strip.index);
-        sample.bits = fit.fit(lanes);
-      },
-      &job);
-  double bits = 0.0;
-  std::uint64_t coded = 0;
-  for (const Sample& sample : samples) {
-    bits += sample.bits;
-    coded += sample.coded;
-  }
-  return coded == 0 ? 0.0 : bits / static_cast<double>(coded);
-}
-
-/// Where a falling curve of bits over octaves of step takes a value, from a few of its points.
-class StepSearch {
- public:
-  template <class Bits>
-  double find(double wanted, Bits&& bits) {
-    // Octave by octave until the wanted value is between two points, then between ever closer ones.
-    while (points_.begin()->second < wanted && points_.begin()->first > kSmallestOctave) {
-      const double octave = points_.begin()->first - 1.0;
-      points_[octave] = bits(octave);
-    }
-    while (std::prev(points_.end())->second > wanted && std::prev(points_.end())->first < kLargestOctave) {
-      const double octave = std::prev(points_.end())->first + 1.0;
-      points_[octave] = bits(octave);
-    }
-    double octave = between(wanted);
-    for (int i = 0; i < 3 && !points_.contains(octave); ++i) {
-      points_[octave] = bits(octave);
-      octave = between(wanted);
-    }
-    return octave;
-  }
-  explicit StepSearch(double bits_at_octave_0) : points_{{0.0, bits_at_octave_0}} {}
-
- private:
-  double between(double wanted) const {
-    auto high = points_.begin();
-    while (high != std::prev(points_.end()) && high->second > wanted) ++high;
-    if (high == points_.begin() || high->second > wanted) return high->first;
-    const auto low = std::prev(high);
-    const double fall = low->second - high->second;
-    const double part = fall > 0.0 ? (low->second - wanted) / fall : 0.5;
-    return low->first + part * (high->first - low->first);
-  }
-  std::map<double, double> points_;  ///< octave -> bits
-};
-
-/// 2^octaves: whole ones exactly, the rest by sixteen square roots, so that it is the same on every machine.
-double step_at(double octaves) {
-  double step = 1.0;
-  double whole = std::floor(octaves);
-  for (double rest = octaves - whole, root = std::sqrt(2.0); rest > 0x1p-17; root = std::sqrt(root)) {
-    rest *= 2.0;
-    if (rest < 1.0) continue;
-    step *= root;
-    rest -= 1.0;
-  }
-  return std::ldexp(step, static_cast<int>(whole));
-}
-
-/// Finds the step on samples, then from what all rows say at it, once or twice.
-Status EntropyPlan::find_step() {
-  std::uint64_t values = 0;
-  std::uint64_t coded = 0;
-  double other = 0.0;
-  for (auto& [s, learned] : learned_) {
-    const std::uint64_t elements = row_elements(header_.streams[s]);
-    for (const TokenSpan& span : learned.spans) values += span.token_count * elements;
-    coded += learned.coded_values;
-    other += static_cast<double>(learned.scale_bits + learned.fixed_bits + elements * (32 + (learned.means.empty() ? 0 : 16)));
-  }
-  for (const References& references : references_) other += 16.0 * static_cast<double>(references.size());
-  auto rest = overhead();
-  if (!rest) return rest.error();
-  other += 8.0 * static_cast<double>(*rest);
-  auto samples = take_samples();
-  if (!samples) return samples.error();
-  const double budget = options_.entropy->bits * static_cast<double>(values) - other;
-  double wanted = coded == 0 ? 0.0 : budget / static_cast<double>(coded);
-  const auto bits_at = [&](double octave) { return sample_bits(*samples, step_at(octave)); };
-  const double least = bits_at(kLargestOctave);
-  if (coded > 0 && wanted < least) {
-    return Error{ErrorCode::kInvalidArgument, kNoOffset, "entropy",
-                 "found " + std::to_string(options_.entropy->bits) + " bits a value, the least is " +
-                     std::to_string((least * static_cast<double>(coded) + other) / static_cast<double>(values))};
-  }
-  step_ = 1.0;
-  StepSearch search(bits_at(0.0));
-  for (int round = 0; round < 3 && coded > 0; ++round) {
-    step_ = step_at(search.find(wanted, bits_at));
-    if (round == 2) break;
-    if (Status s = each_stream(&EntropyPlan::learn_lanes); !s) return s;
-    double found = 0.0;
-    for (const auto& [s, learned] : learned_) found += learned.symbol_bits;
-    const double miss = found - budget;
-    if (std::abs(miss) <= kCloseEnough * options_.entropy->bits * static_cast<double>(values)) return {};
-    wanted = std::max(least, wanted - miss / static_cast<double>(coded));
-  }
-  return each_stream(&EntropyPlan::learn_lanes);
 }
 
 }  // namespace cachecard

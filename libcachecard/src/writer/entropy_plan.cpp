@@ -38,6 +38,9 @@ Status EntropyPlan::check_options() const {
   if (!(entropy.bits >= kLeastWanted && entropy.bits <= kMostWanted)) {
     return option_error("found " + std::to_string(entropy.bits) + " bits, allowed 0.05 to 32");
   }
+  if (entropy.step != 0.0 && !(entropy.step >= 0x1p-7 && entropy.step <= 0x1p8)) {
+    return option_error("found a step of " + std::to_string(entropy.step) + ", allowed 0 (by bits), or 2^-7 to 2^8");
+  }
   const std::size_t uses = BitWidthMap::first_use(header_, header_.streams.size());
   if (!entropy.gains.empty() && entropy.gains.size() != uses) {
     return option_error("found " + std::to_string(entropy.gains.size()) + " gains, allowed " + std::to_string(uses) +
@@ -190,7 +193,6 @@ Status EntropyPlan::prepare(std::uint32_t segment, std::uint64_t rope_table_dige
 
 Status EntropyPlan::learn() {
   for (auto& [s, learned] : learned_) learned.energy = 0.0f;
-  if (Status s = each_stream(&EntropyPlan::learn_means); !s) return s;
   if (Status s = each_stream(&EntropyPlan::learn_spreads); !s) return s;
   return find_step();
 }
@@ -223,7 +225,7 @@ EntropyEncoded EntropyPlan::encode(std::size_t stream, const FrameHeader& frame,
   const auto tokens = entropy_tokens(header_, map_, frame);
   const auto turned = angles(learned.stream->order(), span);
   return encode_entropy(*learned.stream, *tokens, rows, turned == nullptr ? nullptr : turned->data(), learned.energy,
-                        chunk_references(learned, span));
+                        chunk_references(learned, span), *scratch_.take());
 }
 
 }  // namespace cachecard

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <map>
+#include <mutex>
 #include <optional>
 #include <vector>
 
@@ -18,6 +19,29 @@ struct SharedLane {
   std::uint8_t base = 0;     ///< width of the coded values, half bits
 };
 using SharedLanes = std::map<std::size_t, SharedLane>;  ///< by stream
+/// Scratch for as many tasks as run at once.
+class ScratchPool {
+ public:
+  struct Return {
+    ScratchPool* pool;
+    void operator()(EntropyScratch* scratch) const {
+      const std::lock_guard lock(pool->mutex_);
+      pool->free_.emplace_back(scratch);
+    }
+  };
+  using Lease = std::unique_ptr<EntropyScratch, Return>;
+  Lease take() {
+    const std::lock_guard lock(mutex_);
+    if (free_.empty()) return {new EntropyScratch, Return{this}};
+    EntropyScratch* scratch = free_.back().release();
+    free_.pop_back();
+    return {scratch, Return{this}};
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<EntropyScratch>> free_;
+};
 
 /// Turns a source's streams into entropy chunks: finds steps, lanes and references of a segment, then codes chunk by chunk.
 /// Owns: nothing of the source, which must outlive it.   Spec: CODECS.md#entropy-encode
@@ -60,9 +84,11 @@ class EntropyPlan {
   struct Learned {
     Parameters parameters;
     std::vector<TokenSpan> spans;
+    std::vector<std::uint8_t> finite;  ///< by span: others will be refused, or raw, and teach nothing
     std::size_t references = 0;
     std::vector<std::uint16_t> means;
     std::vector<float> relative;  ///< step of each channel relative to the stream's
+    std::vector<float> least;     ///< step of each channel below which rows would not reach its larger values
     float spread = 0.0f;          ///< root mean square of the stream's values, means off
     float energy = 0.0f;          ///< its square, where there are vector scales; else 0
     std::uint64_t coded_values = 0;
@@ -71,6 +97,7 @@ class EntropyPlan {
     double symbol_bits = 0.0;
     LaneStream lanes;
     std::vector<std::uint8_t> missed;  ///< by token of the segment: must be exact in this stream
+    bool at_reach = false;             ///< a smaller step could make more tokens miss
     std::optional<EntropyStream> stream;
     bool fits = true;                  ///< the shared lanes
   };
@@ -82,19 +109,30 @@ class EntropyPlan {
   void add_references(std::size_t stream);
   std::span<const std::uint16_t> chunk_references(const Learned& learned, const TokenSpan& span) const;
   std::shared_ptr<const Angles> angles(const PlanesStream& order, const TokenSpan& span);
-  Result<ChunkValues> load(std::size_t stream, const PlanesStream& order, const TokenSpan& span,
-                           const EntropyTokens& tokens);
-  Status learn_means(std::size_t stream);
+  /// Values of a stream's chunk that is finite, and its energies where the stream has vector scales.
+  Status load(std::size_t stream, const PlanesStream& order, const TokenSpan& span, const EntropyTokens& tokens,
+              EntropyScratch& scratch);
+  /// Means and spreads, of one reading.
   Status learn_spreads(std::size_t stream);
+  struct Moments;
+  Status add_moments(std::size_t stream, const PlanesStream& order, const TokenSpan& span, Moments& moments);
+  void set_moments(const Moments& moments, const StreamRecord& stream, Learned& learned, std::vector<double>& squares) const;
   /// Weights and tables at step_.
   Status learn_lanes(std::size_t stream);
+  struct LaneSearch;
+  Status load(LaneSearch& search, std::size_t span);
+  Status learn_weights(LaneSearch& search);
+  Status learn_tables(LaneSearch& search);
   std::vector<kernel::Lane> lanes_at(const Learned& learned, double step, std::vector<float>& scales) const;
   Result<std::vector<Sample>> take_samples();
   Status load_sample(Sample& sample, std::size_t number);
   double sample_bits(std::vector<Sample>& samples, double step);
   /// Bytes of the file that are neither chunks, lanes nor references.
   Result<std::uint64_t> overhead() const;
+  double exact_bytes(std::size_t stream, const Learned& learned) const;
   Status find_step();
+  /// Takes a step close to the one that lanes were learned at.
+  void adopt_step(double step, double bits_a_value);
   Status each_stream(Status (EntropyPlan::*task)(std::size_t));
   void settle_map();
   /// Takes the stream's lanes from shared_.
@@ -114,6 +152,7 @@ class EntropyPlan {
   AngleCache angles_;
   SharedLanes shared_;
   bool shares_ = false;
+  ScratchPool scratch_;
 };
 
 }  // namespace cachecard

@@ -39,25 +39,23 @@ Status EntropyPlan::adopt_lanes(std::size_t index) {
   learned.stream.emplace(stream, learned.parameters, shared->second.lanes, source_.rope_table());
   const EntropyStream& places = *learned.stream;
   const std::size_t groups = places.group_widths().size();
-  StripRows strip;
+  const auto scratch = scratch_.take();
   std::uint64_t values = 0;
   std::uint64_t escapes = 0;
   for (const TokenSpan& span : learned.spans) {
     const auto tokens = entropy_tokens(header_, map_, chunk_frame(index, span));
-    auto chunk = load(index, places.order(), span, *tokens);
-    if (!chunk) return chunk.error();
-    if (chunk->nonfinite) continue;  // refused, or raw, once it is coded
+    if (Status s = load(index, places.order(), span, *tokens, *scratch); !s) return s;
+    if (scratch->chunk.nonfinite) continue;  // refused, or raw, once it is coded
     const auto references = chunk_references(learned, span);
     const auto missed = std::span(learned.missed)
                             .subspan(span.first_token - header_.segments[segment_].first_token, span.token_count);
     for (const auto& place : places.strips()) {
       const auto steps = unit_tokens(*tokens, tokens->of_head(place.unit / groups),
-                                     std::span(chunk->energy).subspan(place.unit * tokens->count(), tokens->count()),
-                                     learned.energy, references);
+                                     scratch->chunk.unit_energy(place.unit), learned.energy, references);
       const auto lanes = places.lanes().subspan(place.first, place.channels);
-      strip_values(*chunk, place.first, place.channels, strip.values);
-      quantise(lanes, places.scales().subspan(place.first, place.channels), steps, strip, missed);
-      escapes += count_escapes(lanes, steps, strip.index);
+      quantise(lanes, places.scales().subspan(place.first, place.channels), steps, scratch->chunk.strip(place.first), kRowReach,
+               scratch->strip, missed);
+      escapes += count_escapes(lanes, steps, scratch->strip.index);
     }
     values += tokens->coded_count * row_elements(stream);
   }
