@@ -5,7 +5,7 @@ from cli_runner import CACHES, MODEL, CommandTest, main
 
 class Entropy(CommandTest):
     def test_verifies_and_says_its_widths(self):
-        card = self.card("llama_f32.seq", "--codec", "entropy", "--bits", "32", "--exact-tokens", "1")
+        card = self.card("llama_f32.seq", "--codec", "entropy", "--bits", "1000", "--exact-tokens", "1")
         self.expect(0, "verify", "--decode", "-q", card)
         facts = self.json("inspect", card)
         self.assertIn("entropy", [stage["codec"] for stage in facts["stages"]])
@@ -15,7 +15,7 @@ class Entropy(CommandTest):
         self.assertEqual(widths[1], 8)
 
     def test_comes_back_as_a_state_of_the_same_layout(self):
-        card = self.card("llama_f32.seq", "--codec", "entropy", "--bits", "32")
+        card = self.card("llama_f32.seq", "--codec", "entropy", "--bits", "1000")
         self.expect(0, "convert", card, "out.seq", "-q")
         self.assertEqual((self.folder / "out.seq").stat().st_size, (CACHES / "llama_f32.seq").stat().st_size)
 
@@ -42,7 +42,7 @@ class Entropy(CommandTest):
             self.expect(0, "convert", state, name, "--model", model, "-q", *flags)
             return self.folder / name
 
-        flags = ["--codec", "entropy", "--bits", "9"]
+        flags = ["--codec", "entropy", "--bits", "16"]
         own = made("own.card", "--codec", "raw")
 
         def ratio(card):
@@ -51,7 +51,7 @@ class Entropy(CommandTest):
             return errors[4] / errors[0]
 
         self.assertAlmostEqual(ratio(made("flat.card", *flags)), 1.0, delta=0.2)
-        self.assertAlmostEqual(ratio(made("shared.card", *flags, "--sensitivity", costs)), 10.0, delta=4.0)
+        self.assertAlmostEqual(ratio(made("shared.card", *flags, "--sensitivity", costs)), 100 ** 0.375, delta=1.5)
         newest = made("newest.card", *flags, "--newest-tokens", "8")
         rows = [row for row in self.json("inspect", newest, "--map")["map"] if row["streams"].startswith("key")]
         self.assertEqual([(row["first_token"], row["offset"]) for row in rows][-2:], [(4, 0), (52, 2)])
@@ -59,7 +59,7 @@ class Entropy(CommandTest):
         self.expect(2, "convert", state, "out.card", "--model", model, *flags, "--sensitivity", costs)
 
     def test_trim_cuts_behind_and_not_in_front(self):
-        card = self.card("llama_f32.seq", "--codec", "entropy", "--bits", "32")
+        card = self.card("llama_f32.seq", "--codec", "entropy", "--bits", "1000")
         self.expect(0, "trim", card, "short.card", "--tokens", "0:3", "-q")
         self.expect(0, "verify", "--decode", "-q", "short.card")
         self.assertIn("beginning", self.expect(6, "trim", card, "no.card", "--tokens", "2:5").stderr.decode())

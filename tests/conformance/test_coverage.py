@@ -24,6 +24,7 @@ CACHECARD = sys.argv.pop() if len(sys.argv) == 2 else None
 
 # Fields that no reader checks, because any number is legal.
 ANY_NUMBER = {
+    "model_profile.layer",
     "prologue.optional_features": "unknown bits are ignored",
     "header.next_position": "the writer's word: M-RoPE puts it anywhere",
     "source_layout.family": "an unknown family is carried, not replayed",

@@ -1,6 +1,7 @@
 #include "malformed_cards.hpp"
 
 #include "card_plan.hpp"
+#include "valid_cards.hpp"
 
 namespace cachecard::tests {
 namespace {
@@ -85,7 +86,7 @@ CardPlan entropy_plan() {
   fixtures::add_rope_table(plan, RopePairing::kHalfSplit, 0, 8);
   for (std::size_t t = 0; t < 24; ++t) plan.token_ids[t] = static_cast<std::int32_t>(t % 5);
   plan.entropy.emplace();
-  plan.entropy->bits = 15.0;
+  plan.entropy->step = fixtures::step_for(9.0);
   plan.entropy->exact_tokens = 1;
   plan.entropy->fine_tokens = 1;
   return plan;
@@ -121,6 +122,9 @@ std::vector<NamedCard> cards_to_break() {
   for (const CardPlan& plan : {full_plan(), source_plan(), zstd_plan(), planes_plan(), entropy_plan()}) {
     cards.push_back({plan.name, fixtures::build(plan).value()});
   }
+  std::vector<CardPlan> profiles;
+  fixtures::add_profile_cards(profiles);
+  cards.push_back({profiles.front().name, fixtures::build(profiles.front()).value()});
   return cards;
 }
 
@@ -188,6 +192,7 @@ std::vector<Place> first_records(const CardSurgeon& card, SectionType type) {
 }
 template <>
 std::vector<Place> places_of<PositionRun>(const CardSurgeon& card) {
+  if (card.header_record().token_count == 0) return {};  // a profile has none
   return first_records<PositionRun>(card, SectionType::kPositions);
 }
 template <>
@@ -213,6 +218,10 @@ std::vector<Place> places_of<LaneStreamRecord>(const CardSurgeon& card) {
       places, card, SectionType::kLanes, encoded_size<LanesHeader>(),
       [](auto payload) { return load<LanesHeader>(payload).stream_count; }, encoded_size<LaneStreamRecord>());
   return places;
+}
+template <>
+std::vector<Place> places_of<ProfileRecord>(const CardSurgeon& card) {
+  return first_records<ProfileRecord>(card, SectionType::kModelProfile);
 }
 /// Heads of chunks of a codec.
 std::vector<Place> chunk_heads(const CardSurgeon& card, Codec codec) {

@@ -1,6 +1,8 @@
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "codec/strip_encoder.hpp"
@@ -183,15 +185,16 @@ TEST_CASE("entropy: every symbol of every table is put and taken", "[unit]") {
       set->encode_strip(lanes, tokens, index.data(), found.symbols);
       CHECK(found.words() == expected.words());
       CHECK(found.symbols.states == expected.symbols.states);
-      auto words = found.words(), reversed = words;
+      auto words = found.words();
+      const auto word_count = static_cast<std::uint32_t>(words.size());
       std::reverse(words.begin(), words.end());
       words.resize(words.size() + kernel::kWordPadding);
       auto keys = found.keys();
       auto escapes = found.escapes();
       std::reverse(keys.begin(), keys.end());
       std::reverse(escapes.begin(), escapes.end());
-      const kernel::Strip strip{64,   lanes.data(), found.symbols.states.data(), words.data(), static_cast<std::uint32_t>(reversed.size()),
-                                keys, escapes.data()};
+      const kernel::Strip strip{64,   lanes.data(), found.symbols.states.data(), words.data(), word_count, keys,
+                                escapes.data()};
       CHECK(kernel::name_of(set->decode_strip(strip, tokens, rows.data())) == "whole");
       bool same = true;
       for (std::size_t i = 0; i < rows.size(); ++i) same &= rows[i] == 64 * index[i];

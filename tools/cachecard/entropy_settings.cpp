@@ -125,8 +125,8 @@ Result<EntropyOptions> entropy_options(const CodecFlags& flags, const CacheSourc
   EntropyOptions entropy;
   if (!flags.bits.empty()) {
     const auto bits = number<double>(flags.bits);
-    if (!bits || !(*bits >= 0.05 && *bits <= 32.0)) {
-      return usage_error(fmt::format("--bits: found '{}', allowed for entropy is one number, 0.05 to 32", flags.bits));
+    if (!bits || !(*bits >= 0.05 && *bits <= 4096.0)) {
+      return usage_error(fmt::format("--bits: found '{}', allowed for entropy is one number, 0.05 to 4096", flags.bits));
     }
     entropy.bits = *bits;
   }

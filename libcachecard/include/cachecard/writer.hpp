@@ -129,7 +129,7 @@ struct PlanesOptions {
 /// Lossy coding with uniform steps, entropy coded. spec: CODECS.md#entropy
 struct EntropyOptions {
   double bits = 2.0;               ///< wanted bits a value of the whole file (but text, source layout and opaque state), 0.05 to
-                                   ///< 32; more than about 7 for each coded value are not used
+                                   ///< 4,096; more than about 7 for each coded value are not used
   double step = 0.0;               ///< in place of bits, where above 0: of gain 1, over the root mean square of each stream (means
                                    ///< off), 2^-7 to 2^8
   std::uint64_t fine_tokens = 4;   ///< first tokens of the card that are kept at 8 bits: attention sinks

@@ -1,3 +1,6 @@
+#include <set>
+
+#include "cachecard/digest.hpp"
 #include "codec/byte_compressor.hpp"
 #include "format/framing.hpp"
 #include "writer/entropy_plan.hpp"
@@ -24,8 +27,10 @@ Result<std::uint64_t> EntropyPlan::overhead() const {
   const auto positions = source_.positions().subspan(segment.first_token, segment.token_count);
   bytes += framed(encode_positions(position_runs(positions)).size());
   std::uint64_t chunks = 0;
+  std::set<std::uint64_t> parameters;  // equal ones are written once
   for (const auto& [s, learned] : learned_) {
-    bytes += framed(encoded_size<ParameterHeader>() + learned.parameters.parts.size() * encoded_size<PartRecord>());
+    const auto payload = encode_parameters(learned.parameters);
+    if (parameters.insert(digest64(payload)).second) bytes += framed(payload.size());
     chunks += learned.spans.size();
   }
   bytes += chunks * (kFrameBytes - kFrameHeaderSize);  // their headers are counted with them

@@ -13,7 +13,7 @@ namespace cachecard {
 namespace {
 
 constexpr double kLeastWanted = 0.05;
-constexpr double kMostWanted = 32.0;
+constexpr double kMostWanted = 4096.0;  ///< a file of a few tokens is mostly header
 
 Error option_error(std::string detail) { return {ErrorCode::kInvalidArgument, kNoOffset, "entropy", std::move(detail)}; }
 
@@ -36,7 +36,7 @@ Status EntropyPlan::check_options() const {
   const EntropyOptions& entropy = *options_.entropy;
   if (options_.planes) return option_error("planes and entropy exclude each other");
   if (!(entropy.bits >= kLeastWanted && entropy.bits <= kMostWanted)) {
-    return option_error("found " + std::to_string(entropy.bits) + " bits, allowed 0.05 to 32");
+    return option_error("found " + std::to_string(entropy.bits) + " bits, allowed 0.05 to 4096");
   }
   if (entropy.step != 0.0 && !(entropy.step >= 0x1p-7 && entropy.step <= 0x1p8)) {
     return option_error("found a step of " + std::to_string(entropy.step) + ", allowed 0 (by bits), or 2^-7 to 2^8");
