@@ -24,7 +24,7 @@ CACHECARD = sys.argv.pop() if len(sys.argv) == 2 else None
 
 # Fields that no reader checks, because any number is legal.
 ANY_NUMBER = {
-    "model_profile.layer",
+    "model_profile.layer": "sections are looked at one by one; who reads the whole profile holds them to ascend",
     "prologue.optional_features": "unknown bits are ignored",
     "header.next_position": "the writer's word: M-RoPE puts it anywhere",
     "source_layout.family": "an unknown family is carried, not replayed",
