@@ -14,23 +14,28 @@ class Row:
     options: str = ""
     encoder: str = "card"  # a key of cache_encoders.ENCODERS
     short: bool = False    # also in the long tables and in the one of the model as deployed
-    shared: bool = False   # bits go by PROFILE, which is of one model
+    shared: bool = False   # bits go by COSTS (planes) or PROFILE (entropy), which are of one model
     weights: str = ""      # of tokens: "sender" or "shuffled"; empty: what the CLI makes of them
 
     @property
     def arguments(self):
         """What the CLI gets."""
-        return ["--codec", self.codec, *shlex.split(self.options), *(["--profile", PROFILE] if self.shared else [])]
+        return ["--codec", self.codec, *shlex.split(self.options), *(self._of_the_model() if self.shared else [])]
+
+    def _of_the_model(self):
+        return ["--sensitivity", COSTS] if self.codec == "planes" else ["--profile", PROFILE]
 
     def fits(self, model_digest):
         """Whether its profile, if it has one, is of the model with that SHA-256."""
         if not self.shared:
             return True
-        with open(PROFILE, encoding="utf-8") as file:
+        with open(COSTS, encoding="utf-8") as file:
             return f"sha256 {model_digest}" in file.read()
 
 
-PROFILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "fixtures", "profiles", "smollm2-135m.csv")
+PROFILES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "fixtures", "profiles")
+COSTS = os.path.join(PROFILES, "smollm2-135m.csv")        # by layer, made by tests/fidelity/sensitivity
+PROFILE = os.path.join(PROFILES, "smollm2-135m.profile")  # made by cachecard calibrate
 
 FLOOR, YARDSTICK = "floor", "q4_0"
 FLOOR_FACTOR = 10  # nothing is claimed of a KL below this many times the floor's
@@ -52,14 +57,22 @@ ROWS = (
     Row("planes K3 V3 flat", "planes", "--bits 3,3"),
     Row("planes K3 V2 flat", "planes", "--bits 3,2"),
     Row("planes K2 V2 flat", "planes", "--bits 2,2"),
-    # Flat weights: no attention, no gains. What the codec does alone; the allocator comes on top.
-    Row("entropy 3.0", "entropy", "--bits 3.0 --newest-tokens 32", shared=True),
-    Row("entropy 2.05", "entropy", "--bits 2.05 --newest-tokens 32", short=True, shared=True),
-    Row("entropy 1.5", "entropy", "--bits 1.5 --newest-tokens 32", short=True, shared=True),
-    Row("entropy 1.0", "entropy", "--bits 1.0 --newest-tokens 32", short=True, shared=True),
-    Row("entropy 2.05 flat", "entropy", "--bits 2.05"),
-    Row("entropy 1.5 flat", "entropy", "--bits 1.5"),
-    Row("entropy 1.0 flat", "entropy", "--bits 1.0"),
+    # Token weights from the newest tokens' queries, as estimated by the profile's map: what a slot without attention gets.
+    Row("entropy 3.0", "entropy", "--bits 3.0", shared=True),
+    Row("entropy 2.05", "entropy", "--bits 2.05", short=True, shared=True),
+    Row("entropy 1.5", "entropy", "--bits 1.5", short=True, shared=True),
+    Row("entropy 1.0", "entropy", "--bits 1.0", short=True, shared=True),
+    Row("entropy 0.85", "entropy", "--bits 0.85", shared=True),
+    # Whose look at the tokens counts.
+    Row("entropy 1.15 newest", "entropy", "--bits 1.15", shared=True),
+    Row("entropy 1.15 sender", "entropy", "--bits 1.15", shared=True, weights="sender"),
+    Row("entropy 1.15 centroids", "entropy", "--bits 1.15 --queries centroids", shared=True),
+    Row("entropy 1.15 recency", "entropy", "--bits 1.15 --queries recency", shared=True),
+    Row("entropy 1.15 none", "entropy", "--bits 1.15 --queries none", shared=True),
+    Row("entropy 1.15 shuffled", "entropy", "--bits 1.15", shared=True, weights="shuffled"),
+    # No profile at all.
+    Row("entropy 1.5 flat", "entropy", "--bits 1.5 --queries none"),
+    Row("entropy 1.5 recency", "entropy", "--bits 1.5"),
 )
 
 # The prefill itself ran on a cache of this type, and so does everything after it. Never the yardstick.

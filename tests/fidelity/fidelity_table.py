@@ -69,7 +69,7 @@ def run_table(plan, say):
     turns = [plan.model.receiver_turn(one.system, one.user) for one in plan.receivers]
     size = plan.context + max(ROOM_FOR_TURN, *(len(turn) + plan.answer for turn in turns))
     with ExitStack() as stack:
-        tap = QueryTap()
+        tap = QueryTap() if any(row.weights for row in plan.rows) else None
         runtime = stack.enter_context(Runtime(plan.model, size, "f16", plan.threads, tap))
         natives = [stack.enter_context(Runtime(plan.model, size, row.codec, plan.threads)) for row in plan.native]
         for number, text in enumerate(plan.texts):
@@ -85,9 +85,11 @@ def _one_text(table, runtime, tap, natives, text, turns, folder):
     context = text.tokens[:plan.context]
     path = os.path.join(folder, "exact.seq")
     runtime.clear()
-    tap.start()
+    if tap:
+        tap.start()
     runtime.decode(context, 0)
-    tap.stop()
+    if tap:
+        tap.stop()
     runtime.save(path, context)
     with open(path, "rb") as file:
         state = SequenceState(file.read())
@@ -111,7 +113,7 @@ def _one_text(table, runtime, tap, natives, text, turns, folder):
 
 def _sender_weights(plan, tap, state):
     """[layer x KV head][token], or None where no row asks for them."""
-    if not any(row.weights for row in plan.rows):
+    if tap is None:
         return None
     rows = [attention_weights(tap.last(layer, state.cell_count), state.f16(keys), plan.model.kv_heads)
             for layer, keys in enumerate(state.keys)]

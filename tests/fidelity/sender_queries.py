@@ -23,6 +23,7 @@ class QueryTap:
 
     def __init__(self):
         self.open = False
+        self.raised = None  # nothing can be raised through a callback: an interrupt waits for stop()
         self.queries = {}  # layer: [token][query head x channel]
         self._callback = api.ggml_backend_sched_eval_callback(self._see)
 
@@ -35,8 +36,17 @@ class QueryTap:
 
     def stop(self):
         self.open = False
+        if self.raised is not None:
+            raise self.raised
 
-    def _see(self, tensor, is_question, _user):
+    def _see(self, tensor, is_question, user):
+        try:
+            return self._look(tensor, is_question, user)
+        except BaseException as error:  # pylint: disable=broad-except
+            self.raised = error
+            return not is_question
+
+    def _look(self, tensor, is_question, _user):
         if not self.open:
             return not is_question
         found = QUERY.match(_BASE.ggml_get_name(tensor))
