@@ -70,27 +70,32 @@ def run_table(plan, say):
     size = plan.context + max(ROOM_FOR_TURN, *(len(turn) + plan.answer for turn in turns))
     with ExitStack() as stack:
         tap = QueryTap() if any(row.weights for row in plan.rows) else None
-        runtime = stack.enter_context(Runtime(plan.model, size, "f16", plan.threads, tap))
+        runtime = stack.enter_context(Runtime(plan.model, size, "f16", plan.threads))
+        # A context of its own: it calls back for every node of every graph.
+        reader = stack.enter_context(Runtime(plan.model, plan.context, "f16", plan.threads, tap)) if tap else runtime
         natives = [stack.enter_context(Runtime(plan.model, size, row.codec, plan.threads)) for row in plan.native]
         for number, text in enumerate(plan.texts):
             started = time.monotonic()
             with tempfile.TemporaryDirectory(prefix="cachecard-fidelity-") as folder:
-                _one_text(table, runtime, tap, natives, text, turns, folder)
+                _one_text(table, runtime, (reader, tap), natives, text, turns, folder)
             say(f"  {plan.title}: {text.name}, {number + 1} of {len(plan.texts)}, {time.monotonic() - started:.0f} s")
     return table
 
 
-def _one_text(table, runtime, tap, natives, text, turns, folder):
+def _one_text(table, runtime, reading, natives, text, turns, folder):
     plan = table.plan
+    reader, tap = reading
     context = text.tokens[:plan.context]
     path = os.path.join(folder, "exact.seq")
-    runtime.clear()
+    reader.clear()
     if tap:
         tap.start()
-    runtime.decode(context, 0)
+    reader.decode(context, 0)
     if tap:
         tap.stop()
-    runtime.save(path, context)
+    reader.save(path, context)
+    if tap:
+        runtime.load(path, len(context))
     with open(path, "rb") as file:
         state = SequenceState(file.read())
     weights = _sender_weights(plan, tap, state)

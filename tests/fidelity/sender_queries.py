@@ -2,6 +2,7 @@
 import ctypes
 import os
 import re
+import signal
 
 import llama_cpp
 import llama_cpp.llama_cpp as api
@@ -23,7 +24,7 @@ class QueryTap:
 
     def __init__(self):
         self.open = False
-        self.raised = None  # nothing can be raised through a callback: an interrupt waits for stop()
+        self.raised, self._handlers = None, {}
         self.queries = {}  # layer: [token][query head x channel]
         self._callback = api.ggml_backend_sched_eval_callback(self._see)
 
@@ -32,21 +33,22 @@ class QueryTap:
         params.cb_eval_user_data = None
 
     def start(self):
-        self.open, self.queries = True, {}
+        """Nothing can be raised through a callback: signals wait for stop()."""
+        self.open, self.queries, self.raised = True, {}, None
+        self._handlers = {number: signal.signal(number, self._keep_signal) for number in (signal.SIGINT, signal.SIGTERM)
+                          if signal.getsignal(number) not in (signal.SIG_IGN, None)}
+
+    def _keep_signal(self, number, frame):
+        self.raised = (number, frame)
 
     def stop(self):
         self.open = False
-        if self.raised is not None:
-            raise self.raised
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        if self.raised is not None and callable(self._handlers[self.raised[0]]):
+            self._handlers[self.raised[0]](*self.raised)
 
-    def _see(self, tensor, is_question, user):
-        try:
-            return self._look(tensor, is_question, user)
-        except BaseException as error:  # pylint: disable=broad-except
-            self.raised = error
-            return not is_question
-
-    def _look(self, tensor, is_question, _user):
+    def _see(self, tensor, is_question, _user):
         if not self.open:
             return not is_question
         found = QUERY.match(_BASE.ggml_get_name(tensor))
