@@ -123,7 +123,7 @@ HWY_NOINLINE void add_moments(std::span<const float> rows, std::span<const float
 
 /// sum_of_parts of one vector's lanes.
 template <class D>
-HWY_INLINE float sum_of_halves(D d, hn::VFromD<D> v) {
+HWY_INLINE float sum_of_halves([[maybe_unused]] D d, hn::VFromD<D> v) {
   if constexpr (hn::MaxLanes(D()) == 1) {
     return hn::GetLane(v);
   } else {
