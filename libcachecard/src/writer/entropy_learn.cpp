@@ -110,6 +110,7 @@ Status EntropyPlan::add_moments(std::size_t index, const PlanesStream& order, co
   }
   moments.count += count;
   moments.energies.back() = std::move(energies);
+  for (const std::int8_t exponent : tokens->exponents) learned.exponents += std::int64_t{exponent} * stream.head_dim;
   learned.finite.back() = 1;
   return {};
 }

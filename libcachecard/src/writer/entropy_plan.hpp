@@ -92,6 +92,7 @@ class EntropyPlan {
     float spread = 0.0f;          ///< root mean square of the stream's values, means off
     float energy = 0.0f;          ///< its square, where there are vector scales; else 0
     std::uint64_t coded_values = 0;
+    std::int64_t exponents = 0;  ///< of the token steps of coded values, half octaves
     std::uint64_t scale_bits = 0;
     std::uint64_t fixed_bits = 0;
     double symbol_bits = 0.0;
@@ -127,6 +128,7 @@ class EntropyPlan {
   Result<std::vector<Sample>> take_samples();
   Status load_sample(Sample& sample, std::size_t number);
   double sample_bits(std::vector<Sample>& samples, double step);
+  double sample_lead(const std::vector<Sample>& samples) const;
   /// Bytes of the file that are neither chunks, lanes nor references.
   Result<std::uint64_t> overhead() const;
   double exact_bytes(std::size_t stream, const Learned& learned) const;

@@ -17,7 +17,7 @@ constexpr int kSmallestOctave = -7;  ///< of the step, relative to the spread: r
 constexpr int kLargestOctave = 8;
 constexpr double kCloseEnough = 0.0005;    ///< of the budget
 constexpr double kCloseOnSamples = 0.001;  ///< of what is wanted
-constexpr double kCloseOctaves = 0.06;     ///< steps this close share lanes: kSafeReach leaves room for it
+constexpr double kCloseOctaves = 0.08;     ///< steps this close share lanes: kSafeReach leaves room for it
 
 }  // namespace
 
@@ -28,6 +28,7 @@ struct EntropyPlan::Sample {
   std::vector<kernel::StripToken> tokens;
   std::vector<float> values;   ///< [token][64]
   std::uint64_t coded = 0;
+  std::int64_t exponents = 0;  ///< as in Learned, of coded values
   double bits = 0.0;
 };
 
@@ -42,9 +43,9 @@ Result<std::vector<EntropyPlan::Sample>> EntropyPlan::take_samples() {
     std::vector<Sample> samples;
     std::vector<Status> statuses;
   } job{*this, {}, {}};
-  // Not every second one, which may all be keys.
-  const std::size_t count = std::min(streams.size(), kMostSamples);
-  for (std::size_t i = 0; i < count; ++i) job.samples.emplace_back().stream = streams[i * streams.size() / count];
+  // Keys and values in turn: not every second stream.
+  const std::size_t stride = (streams.size() / kMostSamples + 1) | 1;
+  for (std::size_t i = 0; i < streams.size(); i += stride) job.samples.emplace_back().stream = streams[i];
   job.statuses.resize(job.samples.size());
   options_.parallel(
       job.samples.size(),
@@ -78,6 +79,7 @@ Status EntropyPlan::load_sample(Sample& sample, std::size_t number) {
   sample.tokens = unit_tokens(*tokens, tokens->of_head(place.unit / places.group_widths().size()),
                               scratch->chunk.unit_energy(place.unit), learned.energy, chunk_references(learned, span));
   sample.coded = tokens->coded_count * place.channels;
+  for (const std::int8_t exponent : tokens->of_head(place.head)) sample.exponents += std::int64_t{exponent} * place.channels;
   const kernel::StripValues values = scratch->chunk.strip(place.first);
   sample.values.resize(tokens->count() * kStripWidth);
   for (std::size_t t = 0; t < tokens->count(); ++t) {
@@ -192,6 +194,24 @@ void EntropyPlan::adopt_step(double step, double bits_a_value) {
   }
 }
 
+/// How much larger, in octaves, the samples' token steps are than all.
+double EntropyPlan::sample_lead(const std::vector<Sample>& samples) const {
+  std::int64_t of_samples = 0;
+  std::int64_t of_all = 0;
+  std::uint64_t sampled = 0;
+  std::uint64_t coded = 0;
+  for (const Sample& sample : samples) {
+    of_samples += sample.exponents;
+    sampled += sample.coded;
+  }
+  for (const auto& [s, learned] : learned_) {
+    of_all += learned.exponents;
+    coded += learned.coded_values;
+  }
+  if (sampled == 0 || coded == 0) return 0.0;
+  return (static_cast<double>(of_samples) / static_cast<double>(sampled) - static_cast<double>(of_all) / static_cast<double>(coded)) / 2.0;
+}
+
 /// What tokens take that rows do not reach.
 double EntropyPlan::exact_bytes(std::size_t stream, const Learned& learned) const {
   const StreamRecord& record = header_.streams[stream];
@@ -222,7 +242,9 @@ Status EntropyPlan::find_step() {
   double wanted = budget / static_cast<double>(coded);
   const auto bits_at = [&](double octave) { return sample_bits(*samples, step_at(octave)); };
   StepSearch search;
-  double octave = search.find(wanted, bits_at);
+  // The last tokens often have finer steps than the first ones, which the samples are.
+  const double lead = sample_lead(*samples);
+  double octave = search.find(wanted, bits_at) + lead;
   if (wanted < search.least()) {
     return Error{ErrorCode::kInvalidArgument, kNoOffset, "entropy",
                  "found " + std::to_string(options_.entropy->bits) + " bits a value, the least is " +
@@ -240,12 +262,12 @@ Status EntropyPlan::find_step() {
     const double miss = (found - budget) / static_cast<double>(coded);
     if (std::abs(miss) <= kCloseEnough * options_.entropy->bits) return {};
     wanted -= miss;
-    const double better = search.bracket(wanted, bits_at);
+    const double better = search.bracket(wanted, bits_at) + lead;
     if (std::abs(better - octave) <= kCloseOctaves && (better >= octave || !at_reach)) {
       adopt_step(step_at(better), -miss);
       return {};
     }
-    octave = search.find(wanted, bits_at);
+    octave = search.find(wanted, bits_at) + lead;
   }
   return {};
 }
