@@ -1,4 +1,5 @@
 """--codec entropy: convert, trim, diff, and what is refused."""
+import struct
 
 from cli_runner import CACHES, MODEL, CommandTest, main
 
@@ -32,6 +33,45 @@ class Entropy(CommandTest):
         self.assertIn("one number", says("--bits", "nan"))
         self.assertIn("the least is", says("--bits", "0.1"))
         self.assertIn("--codec planes", says("--map", "none.csv"))
+        self.assertIn("needs --profile", says("--queries", "newest"))
+        self.assertIn("leave --queries out", says("--queries", "recency", "--weights", "none.npy"))
+        self.assertIn("give one of them", says("--profile", "none", "--sensitivity", "none.csv"))
+
+    def test_weights_say_how_finely_tokens_are_kept(self):
+        state, model = CACHES / "gemma3_f16.seq", CACHES / "models" / "tiny_gemma3.gguf"
+        facts = self.json("convert", state, "made.card", "--model", model, "--codec", "raw")
+        count = facts["token_count"]
+
+        def npy(name, text, values):
+            header = text.encode() + b" " * (117 - len(text)) + b"\n"
+            (self.folder / name).write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header
+                                             + struct.pack(f"<{len(values)}f", *values))
+
+        def shape(*sizes):
+            return str({"descr": "<f4", "fortran_order": False, "shape": sizes})
+
+        flags = ["--model", model, "-q", "--codec", "entropy", "--bits", "16"]
+        npy("w.npy", shape(count), [100.0 if token == 20 else 1.0 for token in range(count)])
+        self.expect(0, "convert", state, "w.card", *flags, "--weights", "w.npy")
+        rows = self.json("inspect", "w.card", "--map")["map"]
+        self.assertEqual({row["offset"] for row in rows if row["first_token"] == 20}, {6})
+        npy("long.npy", shape(count + 1), [1.0] * (count + 1))
+        npy("rows.npy", shape(3, count), [1.0] * 3 * count)
+        npy("low.npy", shape(count), [-1.0] * count)
+        npy("nan.npy", shape(count), [float("nan")] * count)
+        npy("cut.npy", shape(count), [1.0] * (count - 1))
+        npy("wide.npy", shape(2**32, 2**32), [])
+        npy("double.npy", shape(count).replace("f4", "i4"), [1.0] * count)
+        (self.folder / "empty.npy").write_bytes(b"")
+        for name, said in (("long", "the cache has"), ("rows", "found 3 rows"), ("low", "found -1"), ("nan", "found nan"),
+                           ("cut", "its header says"), ("wide", "found"), ("double", "f32 and f64"), ("empty", "no .npy")):
+            stderr = self.expect(2, "convert", state, "no.card", *flags, "--weights", f"{name}.npy").stderr.decode()
+            self.assertIn(f"--weights {name}.npy: ", stderr)
+            self.assertIn(said, stderr)
+        self.assertIn("--weights none.npy: ", self.expect(3, "convert", state, "no.card", *flags, "--weights", "none.npy").stderr.decode())
+        planes = ["--model", model, "--codec", "planes", "--weights", "w.npy"]
+        self.assertIn("--codec entropy", self.expect(2, "convert", state, "no.card", *planes).stderr.decode())
+        self.assertFalse((self.folder / "no.card").exists())
 
     def test_layers_and_newest_tokens_have_steps_of_their_own(self):
         state, model = CACHES / "gemma3_f16.seq", CACHES / "models" / "tiny_gemma3.gguf"

@@ -77,6 +77,7 @@ void report(const CaptureReport& captured, const CaptureArgs& args, const Contex
   context.say(facts.text());
   for (const std::string& note : captured.notes) context.note(note);
   for (const std::string& note : raw_chunk_notes(written)) context.note(note);
+  for (const std::string& note : unused_bits_notes(args.codec, bits)) context.note(note);
   context.say_json({{"output", args.output},
                     {"token_count", captured.token_count},
                     {"next_position", captured.next_position},

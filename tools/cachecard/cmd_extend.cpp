@@ -53,6 +53,8 @@ Result<ExtendOptions> extend_options(const ExtendArgs& args, const CardReader& b
   CodecFlags codec = args.codec;
   if (codec.codec.empty() && of_base.planes) codec.codec = "planes";
   if (codec.codec.empty() && of_base.entropy) codec.codec = "entropy";
+  // New tokens keep BASE's steps: by recency alone they would all count as the newest, and cost more than BASE's.
+  if (codec.codec == "entropy" && codec.profile.empty() && !codec.has_weights()) codec.queries = "none";
   const CardHeader& header = opened.source->header();
   ConvertArgs converted = args;
   converted.codec = codec;
@@ -177,8 +179,6 @@ int run(const ExtendArgs& args, Context& context) {
   auto options = extend_options(args, *base, *opened, workers.parallel(), notes);
   if (!options) return context.fail(options.error(), args.command);
   context.detail(opened->detail);
-  for (const std::string& note : notes) context.note(note);
-  for (const std::string& note : opened->notes) context.note(note);
   const auto start = std::chrono::steady_clock::now();
   auto sink = open_output(args.output, context.dry_run);
   if (!sink) return context.fail(sink.error(), output_name(args.output));
@@ -193,6 +193,8 @@ int run(const ExtendArgs& args, Context& context) {
     return context.fail(error, blame(error, args));
   }
   if (Status s = (*sink)->commit(); !s) return context.fail(s.error(), output_name(args.output));
+  for (const std::string& note : notes) context.note(note);
+  for (const std::string& note : opened->notes) context.note(note);
   context.detail_speed(start, base->trailer().file_size);
   report(*extended, *base, counts ? counted.nonfinite_values() : 0, args, context);
   return 0;

@@ -98,6 +98,14 @@ Status set_codec(const CodecFlags& flags, const CacheSource& source, CardOptions
   return {};
 }
 
+std::vector<std::string> unused_bits_notes(const CodecFlags& flags, std::optional<double> bits_per_value) {
+  constexpr double kClearly = 0.97;
+  const auto wanted = flags.codec == "entropy" ? number<double>(flags.bits) : std::nullopt;
+  if (!wanted || !bits_per_value || *bits_per_value >= kClearly * *wanted) return {};
+  return {fmt::format("the steps are as fine as entropy goes: {:.2f} of {} bits a value are used; for more fidelity --queries none, "
+                      "--codec planes --bits 8 or raw", *bits_per_value, flags.bits)};
+}
+
 std::vector<std::string> raw_chunk_notes(const WriteReport& written) {
   static const std::map<RawReason, std::string_view> kWhy{
       {RawReason::kNonFinite, "it holds NaN or infinite values, which inject refuses"},

@@ -58,6 +58,9 @@ struct CodecNotes {
 /// Errors: invalid_argument, io, model_mismatch and geometry_mismatch (of a profile), the source's
 Status set_codec(const CodecFlags& flags, const CacheSource& source, CardOptions& card, std::vector<std::string>& notes);
 
+/// A line where an entropy card is clearly smaller than --bits allowed: its steps are as fine as rows reach.
+std::vector<std::string> unused_bits_notes(const CodecFlags& flags, std::optional<double> bits_per_value);
+
 /// One line for each reason why chunks that were to be planes or entropy are raw.
 std::vector<std::string> raw_chunk_notes(const WriteReport& written);
 

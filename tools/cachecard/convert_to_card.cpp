@@ -99,6 +99,7 @@ void report(const CacheSource& source, std::uint64_t nonfinite, std::uint64_t in
                     "refuses them",
                     grouped(nonfinite), grouped(written.summary.value_count)));
   }
+  for (const std::string& note : unused_bits_notes(args.codec, bits)) context.note(note);
   Facts facts;
   facts.add(context.dry_run ? "would write" : "card", output_name(args.output));
   facts.add("tokens", grouped(source.header().token_count));
@@ -175,8 +176,10 @@ int write_converted(const OpenedSource& opened, std::uint64_t input_size, const 
   if (!sink) return context.fail(sink.error(), output_name(args.output));
   options->progress = progress_line(context, "convert");
   const NonfiniteSource counted(source);
+  const bool lossy = options->planes || options->entropy;  // they read rows more than once, and nonfinite_values once more
   const bool again = opened.restore && !has_card_options(args);
-  auto written = again ? opened.restore(counted, **sink, *options) : write_card(counted, **sink, *options);
+  auto written = again ? opened.restore(counted, **sink, *options)
+                       : write_card(lossy ? source : static_cast<const CacheSource&>(counted), **sink, *options);
   options->progress = nullptr;
   if (!written) {
     const bool outside = written.error().code == ErrorCode::kIo;
@@ -187,7 +190,7 @@ int write_converted(const OpenedSource& opened, std::uint64_t input_size, const 
   if (again && written->root != opened.root) {
     context.note(fmt::format("the values are others than those of card {}, which the file was made from", to_hex(opened.root)));
   }
-  auto nonfinite = nonfinite_values(source, counted, options->planes || options->entropy, *written);
+  auto nonfinite = nonfinite_values(source, counted, lossy, *written);
   if (!nonfinite) return context.fail(nonfinite.error(), input_name(args.input));
   report(source, *nonfinite, input_size, *written, args, context);
   return 0;

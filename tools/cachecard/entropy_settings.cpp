@@ -79,8 +79,8 @@ Status set_offsets(const CodecFlags& flags, const CacheSource& source, const Mod
     offsets = recency_offsets(header);
     whose = "by recency";
     if (flags.queries.empty()) {
-      notes.notes.push_back("token weights go by recency alone: a model profile (--profile, made by cachecard calibrate) saves about a "
-                            "third of the bytes at the same fidelity");
+      notes.notes.push_back("token weights go by recency alone: a model profile (--profile, made by cachecard calibrate) knows far "
+                            "better which tokens count");
     }
   } else {
     WeighOptions options;

@@ -101,11 +101,12 @@ Result<KeyValueBits> parse_bits(const std::string& text) {
 Result<std::optional<PlanesOptions>> planes_options(const CodecFlags& flags, const CardHeader& header) {
   if (flags.codec != "planes") {
     if (flags.has_settings() && !flags.codec.empty()) {
-      return usage_error("--bits, --map, --layer-map, --sensitivity, --exact-tokens, --newest-tokens and --keep-nonfinite are "
-                         "for --codec planes or entropy");
+      return usage_error("--bits, --map, --layer-map, --sensitivity, --profile, --weights, --queries, --exact-tokens, "
+                         "--newest-tokens and --keep-nonfinite are for --codec planes or entropy");
     }
     if (!flags.has_settings()) return std::optional<PlanesOptions>();
   }
+  if (flags.has_weights()) return usage_error("--weights and --queries are for --codec entropy: planes take --map");
   PlanesOptions planes;
   if (!flags.bits.empty()) {
     auto bits = parse_bits(flags.bits);

@@ -83,7 +83,7 @@ Result<NpyHeader> NpyFile::read_header(const ByteSource& file) const {
 Result<WeightsFile> read_weights(const std::string& path, std::uint64_t token_count, std::uint64_t most_rows) {
   const NpyFile npy(path);
   auto file = open_file(path);
-  if (!file) return file.error();
+  if (!file) return Error{file.error().code, kNoOffset, {}, fmt::format("--weights {}: {}", path, file.error().detail)};
   auto header = npy.read_header(**file);
   if (!header) return header.error();
   if (header->last != token_count) {

@@ -161,7 +161,7 @@ struct CardOptions {
 };
 
 /// Writes source as a card: `raw`, `planes` or `entropy` for f32, f16 and bf16 streams, `ggml` for block types.
-/// planes reads every row twice: once for the means, once to code it; entropy up to six times, to find its steps.
+/// planes reads every row twice: once for the means, once to code it; entropy five or six times, to find its steps.
 /// Errors: those of source and sink, non_finite (naming layer, head and token), invalid_argument (bits out of range or out
 /// of reach, token_bits, gains or token_offsets of another length)
 /// Memory: CardOptions::parallel.width chunks (read and encoded) and the small sections.

@@ -1,10 +1,12 @@
 // Token weights, gains and channel steps out of a model profile.
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "allocate/key_rows.hpp"
 #include "cachecard/allocate.hpp"
 #include "kernel/attention.hpp"
+#include "kernel/attention_tables.hpp"
 #include "kernel/entropy.hpp"
 
 namespace cachecard {
@@ -14,6 +16,17 @@ constexpr std::uint64_t kSpanTokens = 1024;              ///< rows read at once
 constexpr std::uint64_t kKeyBytes = std::uint64_t{16} << 20;  ///< of keys as f32 that one task keeps
 constexpr float kLog2E = 1.44269504f;
 constexpr std::int32_t kCentroidSpan = 256;              ///< positions behind the context that centroids look from
+
+/// Sixteen partial sums, which a compiler keeps in vectors: the same order on every machine.
+float dot(const float* a, const float* b, std::size_t count) {
+  std::array<float, kernel::kKeyBlock> parts{};
+  const std::size_t whole = count / parts.size() * parts.size();
+  for (std::size_t i = 0; i < whole; i += parts.size()) {
+    for (std::size_t p = 0; p < parts.size(); ++p) parts[p] += a[i + p] * b[i + p];
+  }
+  for (std::size_t i = whole; i < count; ++i) parts[i - whole] += a[i] * b[i];
+  return kernel::sum_of_block(parts.data());
+}
 
 /// Keys and values of one layer, both of them float streams, and its part of the profile.
 struct Layer {
@@ -119,13 +132,9 @@ Status LayerWeigher::estimate_queries(std::uint64_t count) {
                  v.begin() + static_cast<std::ptrdiff_t>((t + 1) * values.width()));
     input.push_back(1.0f);
     std::vector<float> hidden(rank);
-    for (std::size_t r = 0; r < rank; ++r) {
-      for (std::size_t i = 0; i < inputs; ++i) hidden[r] += profile_.map_down[r * inputs + i] * input[i];
-    }
+    for (std::size_t r = 0; r < rank; ++r) hidden[r] = dot(profile_.map_down.data() + r * inputs, input.data(), inputs);
     std::vector<float> query(profile_.query_width());
-    for (std::size_t c = 0; c < query.size(); ++c) {
-      for (std::size_t r = 0; r < rank; ++r) query[c] += profile_.map_up[c * rank + r] * hidden[r];
-    }
+    for (std::size_t c = 0; c < query.size(); ++c) query[c] = dot(profile_.map_up.data() + c * rank, hidden.data(), rank);
     const std::uint64_t token = first + t;
     add_query(query, source_.positions()[token], static_cast<std::uint32_t>(token - stream().first_token + 1));
   }
