@@ -3,6 +3,7 @@
 
 #include "cachecard/card.hpp"
 #include "cachecard/digest.hpp"
+#include "cachecard/profile.hpp"
 #include "cachecard/reader.hpp"
 #include "cachecard/writer.hpp"
 #include "codec/byte_compressor.hpp"
@@ -231,6 +232,20 @@ TEST_CASE("vector: parameters, RoPE table, provenance") {
   REQUIRE(steps->size() == 1);
   CHECK(steps->front().operation == ProvenanceOp::kTrim);
   CHECK(steps->front().text == "trim tokens 0:10");
+}
+
+TEST_CASE("vector: model profile") {
+  const auto layer = parse_profile_layer(hex("model_profile"));
+  REQUIRE(layer);
+  CHECK(layer->record.layer == 5);
+  CHECK(layer->record.attention_scale == 0.5f);
+  CHECK(layer->key_costs == std::vector<float>{0.5f});
+  CHECK(layer->value_costs == std::vector<float>{2.0f});
+  CHECK(layer->key_steps == std::vector<std::uint8_t>{128, 144});
+  CHECK(layer->map_down == std::vector<float>{127.0f, 1.0f, -2.0f, 1.0f});
+  CHECK(layer->map_up == std::vector<float>{3.0f, -1.0f});
+  CHECK(layer->centroids == std::vector<float>{127.0f, -127.0f});
+  CHECK(layer->centroid_weights == std::vector<float>{1.0f});
 }
 
 TEST_CASE("vector: source layout") {
