@@ -130,6 +130,18 @@ class ModelProfile(unittest.TestCase):
             done = subprocess.run([CLI, *command], capture_output=True, text=True, check=False)
             self.assertEqual(done.returncode, 0, done.stderr)
 
+    def test_calibrate_refuses_what_it_cannot_use(self):
+        texts, out = str(ROOT / "fixtures" / "calibration"), os.path.join(self.folder.name, "none.profile")
+        empty, bare = os.path.join(self.folder.name, "empty"), os.path.join(self.folder.name, "bare")
+        os.mkdir(bare)
+        pathlib.Path(empty).touch()
+        tiny = ROOT / "fixtures" / "caches" / "models" / "tiny_llama.gguf"  # keys without weights: libllama does not load it
+        for code, model, folder in ((3, "none.gguf", texts), (5, empty, texts), (4, tiny, texts), (3, MODEL, empty + "s"), (2, MODEL, bare)):
+            done = subprocess.run([CLI, "calibrate", "--model", model, "--text", folder, "-o", out], capture_output=True, text=True,
+                                  check=False)
+            self.assertEqual((done.returncode, done.stderr.count("\n")), (code, 1), done.stderr)
+            self.assertFalse(os.path.exists(out))
+
 
 if __name__ == "__main__":
     unittest.main()
