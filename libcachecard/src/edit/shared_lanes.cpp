@@ -236,7 +236,7 @@ double bits_for(double coded_bits, const CardHeader& header, std::uint64_t kept)
     if (kept < fine) other += 16.0 * elements * static_cast<double>(std::min(fine - kept, tokens));
     values += elements * static_cast<double>(tokens);
   }
-  return values == 0.0 ? coded_bits : std::min(coded_bits + other / values, 32.0);
+  return values == 0.0 ? coded_bits : std::min(coded_bits + other / values, 4096.0);
 }
 
 Result<SharedLanes> lanes_to_share(const CardReader& base, const CardHeader& header, std::uint64_t kept,
