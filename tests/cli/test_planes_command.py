@@ -27,7 +27,7 @@ class Planes(CommandTest):
         self.assertEqual(facts["bits_per_value"], 8 * facts["file_bytes"] / facts["value_count"])
 
     def test_a_setting_of_planes_means_planes(self):
-        self.assertEqual(self.widths(self.card("llama_f16.seq", "--bits", "3"))[("value", 4)], 3)
+        self.assertEqual(self.widths(self.card("llama_f16.seq", "--bits", "3,3"))[("value", 4)], 3)
 
     def test_comes_back_as_a_state_of_the_same_layout(self):
         card = self.card("llama_f16.seq", "--codec", "planes", "--bits", "8")

@@ -102,7 +102,7 @@ std::string facts_text(const CardFacts& facts, const std::string& name) {
     lines.add("opaque state", exact_bytes(facts.summary.opaque_size) + ", not in the ratio");
   }
   if (facts.summary.predicted_error > 0) {
-    lines.add("predicted error", fmt::format("{:g}", facts.summary.predicted_error));
+    lines.add("predicted error", fmt::format("{:.2g} nats of KL of the next token, as the model profile has it", facts.summary.predicted_error));
   }
   std::string text = lines.text() + "\nidentity\n" + identity_text(header.identity);
   const auto add_table = [&](std::string_view title, const std::string& table) {

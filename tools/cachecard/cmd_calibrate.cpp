@@ -12,11 +12,10 @@
 #include "commands.hpp"
 #include "context.hpp"
 #include "input.hpp"
-#include "llama_calibrate/llama_module.hpp"
 #include "model_flags.hpp"
-#include "module.hpp"
 #include "output.hpp"
 #include "output_file.hpp"
+#include "profile_file.hpp"
 #include "slice_flag.hpp"
 #include "workers.hpp"
 
@@ -28,7 +27,6 @@ using llama_calibrate::Calibration;
 using llama_calibrate::CalibrateOptions;
 using llama_calibrate::CalibrateReport;
 using llama_calibrate::CalibrationText;
-using llama_calibrate::LlamaModule;
 
 constexpr std::uint64_t kMostTextBytes = 64u << 20;
 
@@ -43,17 +41,6 @@ struct CalibrateArgs {
 };
 
 Error usage_error(std::string detail) { return {ErrorCode::kInvalidArgument, kNoOffset, {}, std::move(detail)}; }
-
-Result<const LlamaModule*> llama_module() {
-  auto symbol = open_module(LlamaModule::kFile, LlamaModule::kSymbol,
-                            "build CacheCard with -DCACHECARD_WITH_LLAMA=ON and libllama's CMake package (tools/setup.bash makes one)");
-  if (!symbol) return symbol.error();
-  const LlamaModule* module = reinterpret_cast<decltype(&cachecard_llama_module)>(*symbol)();
-  if (module->version == LlamaModule::kVersion) return module;
-  return Error{ErrorCode::kUnsupportedFeature, kNoOffset, {},
-               fmt::format("{} is of another build: found version {}, allowed {}", LlamaModule::kFile, module->version,
-                           LlamaModule::kVersion)};
-}
 
 /// Where the F32 copy goes while it is in use: as UnlinkedFile does.
 std::string scratch_folder() {

@@ -34,7 +34,8 @@ struct CaptureArgs {
   std::string time;
 };
 
-Result<CaptureOptions> capture_options(const CaptureArgs& args, const std::string& build) {
+/// lossy: set once the slot is seen.
+Result<CaptureOptions> capture_options(const CaptureArgs& args, const std::string& build, std::shared_ptr<bool> lossy) {
   auto time = provenance_time(args.time);
   if (!time) return time.error();
   CaptureOptions options;
@@ -46,8 +47,13 @@ Result<CaptureOptions> capture_options(const CaptureArgs& args, const std::strin
   else if (args.zstd_level != 0)
     options.card.compressor = Compressor::kZstd;
   if (args.zstd_level != 0) options.card.zstd_level = args.zstd_level;
-  options.plan = [&args](const CacheSource& source, CardOptions& card, std::vector<std::string>& notes) -> Status {
-    return set_codec(args.codec, source, card, notes);
+  CodecFlags codec = args.codec;
+  codec.model = args.server.model;
+  codec.entropy_unless_said = true;
+  options.plan = [codec, lossy](const CacheSource& source, CardOptions& card, std::vector<std::string>& notes) -> Status {
+    if (Status s = set_codec(codec, source, card, notes); !s) return s;
+    *lossy = card.planes || card.entropy;
+    return {};
   };
   options.card.source_layout = !args.no_source_layout;
   options.card.provenance.operation = ProvenanceOp::kCapture;
@@ -56,7 +62,7 @@ Result<CaptureOptions> capture_options(const CaptureArgs& args, const std::strin
   return options;
 }
 
-void report(const CaptureReport& captured, const CaptureArgs& args, const Context& context) {
+void report(const CaptureReport& captured, const CaptureArgs& args, bool lossy, const Context& context) {
   const WriteReport& written = captured.written;
   const auto bits = bits_per_value(written.file_size, written.summary);
   Facts facts;
@@ -69,7 +75,7 @@ void report(const CaptureReport& captured, const CaptureArgs& args, const Contex
   if (written.summary.opaque_size > 0) {
     facts.add("opaque state", exact_bytes(written.summary.opaque_size));
   }
-  facts.add("compared", args.codec.is_lossy() ? "every value decodes to what the server saved, within its step"
+  facts.add("compared", lossy ? "every value decodes to what the server saved, within its step"
                                               : "every value decodes to what the server saved");
   if (!captured.slot_file.empty()) facts.add("kept", captured.slot_file);
   facts.add("time", times_text(captured.times));
@@ -120,7 +126,8 @@ int run(const CaptureArgs& args, Context& context) {
   if (!model) return context.fail(model.error(), blame(model.error()));
   clock.lap("model", times);
   if (context.dry_run) return rehearse(*client, args, context);
-  auto options = capture_options(args, server->build_info);
+  const auto lossy = std::make_shared<bool>(false);
+  auto options = capture_options(args, server->build_info, lossy);
   if (!options) return context.fail(options.error(), "capture");
   auto sink = open_random_output(args.output, false);
   if (!sink) return context.fail(sink.error(), output_name(args.output));
@@ -131,7 +138,7 @@ int run(const CaptureArgs& args, Context& context) {
   options->card.progress = nullptr;
   if (!captured) return context.fail(captured.error(), blame(captured.error()));
   captured->times.insert(captured->times.begin(), times.begin(), times.end());
-  report(*captured, args, context);
+  report(*captured, args, *lossy, context);
   return 0;
 }
 

@@ -11,13 +11,24 @@
 
 namespace cachecard::cli {
 
+std::string CodecFlags::asked() const {
+  if (!codec.empty() || !has_settings()) return codec;
+  const bool of_planes = !map.empty() || !layer_map.empty() || bits.find(',') != std::string::npos;
+  return of_planes ? "planes" : "entropy";
+}
+
 void add_codec_options(CLI::App& command, CodecFlags& flags, const std::string& group) {
-  command.add_option("--codec", flags.codec, "raw, ggml, planes or entropy (default: raw and ggml, as the types need)")
+  command.add_option("--codec", flags.codec, "raw, ggml, planes or entropy (without: what the types need and the settings ask for)")
       ->check(CLI::IsMember({"raw", "ggml", "planes", "entropy"}))
       ->type_name("CODEC")
       ->group(group);
-  command.add_option("--bits", flags.bits, "Bits a value of keys and values, 1 to 8 (planes; default: 4,3), or the mean over all (entropy; default: 2)")
-      ->type_name("K,V")
+  command.add_option("--bits", flags.bits, "Bits a value: the mean over all (entropy; default: 1.5, and 3 without a profile), or of keys and values, 1 to 8 (planes; default: 4,3)")
+      ->type_name("N|K,V")
+      ->group(group);
+  command.add_option("--bytes", flags.bytes, "The most that the whole card may take: 10M, 2.5MiB (entropy)")
+      ->transform(CLI::AsSizeValue(true))
+      ->excludes("--bits")
+      ->type_name("SIZE")
       ->group(group);
   command.add_option("--map", flags.map, "Bits by token: lines A:B,K,V with numbers or 'exact' (planes)")
       ->type_name("FILE")
@@ -32,7 +43,8 @@ void add_codec_options(CLI::App& command, CodecFlags& flags, const std::string& 
       ->group(group);
   command
       .add_option("--profile", flags.profile,
-                  "Model profile: what errors of each head cost, and what its queries look like (planes, entropy)")
+                  "Model profile: what errors of each head cost, and what its queries look like (planes, entropy); or the model's GGUF "
+                  "file, whose weights tell of its queries alone (entropy; default: --model, where it is a file)")
       ->type_name("FILE")
       ->group(group);
   command
@@ -51,7 +63,7 @@ void add_codec_options(CLI::App& command, CodecFlags& flags, const std::string& 
       ->check(CLI::Range(std::uint64_t{0}, std::uint64_t{1} << 31))
       ->type_name("N")
       ->group(group);
-  command.add_option("--exact-tokens", flags.exact_tokens, "First tokens that stay exact (planes; default: 4, of entropy 0 exact and 4 at 8 bits)")
+  command.add_option("--exact-tokens", flags.exact_tokens, "First tokens that stay exact (planes, entropy; default: 4)")
       ->check(CLI::Range(std::uint64_t{0}, std::uint64_t{1} << 31))
       ->type_name("N")
       ->group(group);
@@ -76,17 +88,18 @@ Status check_types(const CardHeader& header, std::string_view codec) {
 
 Status set_codec(const CodecFlags& flags, const CacheSource& source, CardOptions& card, std::vector<std::string>& notes) {
   const CardHeader& header = source.header();
-  if (flags.is_lossy()) {
-    if (Status s = check_types(header, flags.codec.empty() ? "planes" : flags.codec); !s) return s;
+  std::string codec = flags.asked();
+  if (codec.empty() && flags.entropy_unless_said && check_types(header, "entropy")) codec = "entropy";
+  if (codec == "planes" || codec == "entropy") {
+    if (Status s = check_types(header, codec); !s) return s;
   }
-  if (!flags.profile.empty() && !flags.sensitivity.empty()) {
-    return usage_error("--profile has what --sensitivity says: give one of them");
-  }
-  if (flags.codec == "entropy") {
+  if (flags.bytes != 0 && codec != "entropy") return usage_error("--bytes is for --codec entropy");
+  if (codec == "entropy") {
     CodecNotes made;
     auto entropy = entropy_options(flags, source, card.parallel, made);
     if (!entropy) return entropy.error();
     card.entropy = std::move(*entropy);
+    card.file_bytes = flags.bytes;
     card.provenance.text += made.provenance;
     notes.insert(notes.end(), made.notes.begin(), made.notes.end());
     return {};
@@ -100,7 +113,7 @@ Status set_codec(const CodecFlags& flags, const CacheSource& source, CardOptions
 
 std::vector<std::string> unused_bits_notes(const CodecFlags& flags, std::optional<double> bits_per_value) {
   constexpr double kClearly = 0.97;
-  const auto wanted = flags.codec == "entropy" ? number<double>(flags.bits) : std::nullopt;
+  const auto wanted = flags.asked() == "entropy" ? number<double>(flags.bits) : std::nullopt;
   if (!wanted || !bits_per_value || *bits_per_value >= kClearly * *wanted) return {};
   return {fmt::format("the steps are as fine as entropy goes: {:.2f} of {} bits a value are used; for more fidelity --queries none, "
                       "--codec planes --bits 8 or raw", *bits_per_value, flags.bits)};

@@ -13,22 +13,26 @@ namespace cachecard::cli {
 
 /// Codec and its settings, as convert and capture take them.
 struct CodecFlags {
-  std::string codec;             ///< raw, ggml, planes or entropy; empty: what the types need, or planes where a setting asks
+  std::string codec;             ///< raw, ggml, planes or entropy; empty: see asked()
+  bool entropy_unless_said = false;  ///< where no codec and no setting is given, and all values are floats
   std::string bits;              ///< K,V or one number; entropy: the mean over all values
+  std::uint64_t bytes = 0;       ///< of the whole file; 0: not said
   std::string map;               ///< file with the bits of each token
   std::string layer_map;         ///< file with the bits of each layer
   std::string sensitivity;       ///< file with what errors of each layer cost
   std::string profile;           ///< model profile
+  std::string model;             ///< GGUF file that the command has anyway; empty: none
   std::string weights;           ///< file with how much each token counts
   std::string queries;           ///< whose look at the tokens counts: newest, centroids, recency or none; empty: the best at hand
   std::optional<std::uint64_t> exact_tokens;
   std::uint64_t newest_tokens = 0;
   bool keep_nonfinite = false;
 
-  /// Whether planes or entropy are asked for, by name or by a setting of theirs.
-  bool is_lossy() const { return codec == "planes" || codec == "entropy" || (codec.empty() && any_given()); }
+  /// The codec by name or by its settings: planes by a map or bits of keys and values, else entropy; empty: what the types need.
+  std::string asked() const;
+  bool is_lossy() const { return asked() == "planes" || asked() == "entropy"; }
   bool has_settings() const {
-    return !bits.empty() || !map.empty() || !layer_map.empty() || has_costs() || has_weights() || exact_tokens ||
+    return !bits.empty() || bytes != 0 || !map.empty() || !layer_map.empty() || has_costs() || has_weights() || exact_tokens ||
            newest_tokens != 0 || keep_nonfinite;
   }
   bool has_costs() const { return !sensitivity.empty() || !profile.empty(); }

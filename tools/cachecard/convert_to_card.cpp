@@ -167,7 +167,9 @@ int write_converted(const OpenedSource& opened, std::uint64_t input_size, const 
   Workers workers(context.threads);
   options->parallel = workers.parallel();
   std::vector<std::string> notes;
-  if (Status s = set_codec(args.codec, source, *options, notes); !s) return context.fail(s.error(), "convert");
+  CodecFlags codec = args.codec;
+  codec.model = args.model.model;
+  if (Status s = set_codec(codec, source, *options, notes); !s) return context.fail(s.error(), "convert");
   context.detail(opened.detail);
   for (const std::string& note : notes) context.note(note);
   for (const std::string& note : opened.notes) context.note(note);

@@ -5,6 +5,7 @@
 
 #include "cachecard/allocate.hpp"
 #include "layer_costs.hpp"
+#include "profile_file.hpp"
 #include "weights_file.hpp"
 
 namespace cachecard::cli {
@@ -12,19 +13,37 @@ namespace {
 
 constexpr std::int8_t kHalfStep = 2;  ///< half bits that halve the step
 constexpr std::int8_t kMostOffset = 8;
+constexpr double kUsualBits = 1.5;  ///< a fifth of a q4_0 cache's KL with a profile: tests/fidelity/RESULTS.md
+constexpr double kBlindBits = 3.0;  ///< where nothing tells what errors of each head cost: the same with weights through a GGUF
 
 std::size_t use_count(const CardHeader& header) { return BitWidthMap::first_use(header, header.streams.size()); }
+
+/// The profile that was asked for; without one what the model's own weights say, where its file is at hand.
+Result<std::optional<ModelProfile>> profile_at_hand(const CodecFlags& flags, const CardHeader& header, const ParallelFor& parallel,
+                                                    CodecNotes& notes) {
+  const bool named = !flags.profile.empty();
+  const bool looks = flags.weights.empty() && flags.queries != "none" && flags.queries != "recency";
+  if (!named && (flags.model.empty() || !looks)) return std::optional<ModelProfile>();
+  auto opened = open_profile(named ? flags.profile : flags.model, header, parallel);
+  if (opened) return std::optional<ModelProfile>(std::move(*opened));
+  if (named || opened.error().code == ErrorCode::kInterrupted) return opened.error();
+  notes.notes.push_back(opened.error().detail);
+  return std::optional<ModelProfile>();
+}
 
 /// What is known of the model: gains by head and channel.
 Status set_gains(const CodecFlags& flags, const CardHeader& header, const ModelProfile* profile, EntropyOptions& entropy) {
   std::vector<double> costs;
+  const bool measured = profile != nullptr && has_costs(*profile);
   if (profile != nullptr) {
-    auto of_profile = profile_costs(header, *profile);
-    if (!of_profile) return of_profile.error();
-    costs = std::move(*of_profile);
     auto channels = profile_channel_gains(header, *profile);
     if (!channels) return channels.error();
     entropy.channel_gains = std::move(*channels);
+  }
+  if (measured) {
+    auto of_profile = profile_costs(header, *profile);
+    if (!of_profile) return of_profile.error();
+    costs = std::move(*of_profile);
   } else if (!flags.sensitivity.empty()) {
     auto layers = read_layer_costs(flags.sensitivity, header.layer_count);
     if (!layers) return layers.error();
@@ -34,6 +53,7 @@ Status set_gains(const CodecFlags& flags, const CardHeader& header, const ModelP
     }
   }
   entropy.gains = step_gains(costs);
+  if (measured) entropy.costs = std::move(costs);
   return {};
 }
 
@@ -123,6 +143,7 @@ Result<EntropyOptions> entropy_options(const CodecFlags& flags, const CacheSourc
     return usage_error("--weights says how much each token counts: leave --queries out");
   }
   EntropyOptions entropy;
+  entropy.bits = kBlindBits;
   if (!flags.bits.empty()) {
     const auto bits = number<double>(flags.bits);
     if (!bits || !(*bits >= 0.05 && *bits <= 4096.0)) {
@@ -135,16 +156,18 @@ Result<EntropyOptions> entropy_options(const CodecFlags& flags, const CacheSourc
     entropy.exact_tokens = *flags.exact_tokens;
   }
   entropy.keep_nonfinite = flags.keep_nonfinite;
-  notes.provenance = fmt::format(", entropy {} bits, {} exact tokens, {} fine tokens", entropy.bits, entropy.exact_tokens,
-                                 entropy.fine_tokens);
-  std::optional<ModelProfile> profile;
-  if (!flags.profile.empty()) {
-    auto opened = open_profile(flags.profile, header);
-    if (!opened) return opened.error();
-    profile = std::move(*opened);
+  if (!flags.profile.empty() && !flags.sensitivity.empty() && !is_gguf_file(flags.profile)) {
+    return usage_error("--profile has what --sensitivity says: give one of them");
   }
-  if (Status s = set_gains(flags, header, profile ? &*profile : nullptr, entropy); !s) return s.error();
-  if (Status s = set_offsets(flags, source, profile ? &*profile : nullptr, parallel, entropy, notes); !s) return s.error();
+  auto profile = profile_at_hand(flags, header, parallel, notes);
+  if (!profile) return profile.error();
+  const ModelProfile* known = *profile ? &**profile : nullptr;
+  if (Status s = set_gains(flags, header, known, entropy); !s) return s.error();
+  if (Status s = set_offsets(flags, source, known, parallel, entropy, notes); !s) return s.error();
+  if (flags.bits.empty() && !entropy.costs.empty()) entropy.bits = kUsualBits;
+  const std::string rate = flags.bytes != 0 ? fmt::format("{} bytes", flags.bytes) : fmt::format("{} bits", entropy.bits);
+  notes.provenance = fmt::format(", entropy {}, {} exact tokens, {} fine tokens", rate, entropy.exact_tokens, entropy.fine_tokens) +
+                     notes.provenance;
   set_newest_tokens(flags, header, entropy);
   return entropy;
 }

@@ -4,6 +4,7 @@
 
 #include "cachecard/allocate.hpp"
 #include "layer_costs.hpp"
+#include "profile_file.hpp"
 
 namespace cachecard::cli {
 namespace {
@@ -28,9 +29,16 @@ Result<std::vector<TokenBits>> read_bits(std::string_view flag, std::string_view
 /// What errors of all heads of a stream cost, for each stream of the header.
 Result<std::vector<double>> stream_costs(const CodecFlags& flags, const CardHeader& header) {
   std::vector<double> costs;
+  if (!flags.profile.empty() && !flags.sensitivity.empty()) {
+    return usage_error("--profile has what --sensitivity says: give one of them");
+  }
   if (!flags.profile.empty()) {
-    auto profile = open_profile(flags.profile, header);
+    auto profile = open_profile(flags.profile, header, {});
     if (!profile) return profile.error();
+    if (!has_costs(*profile)) {
+      return usage_error(fmt::format("--profile {}: weights alone do not say what errors cost, and planes need no more: cachecard "
+                                     "calibrate measures it", flags.profile));
+    }
     auto heads = profile_costs(header, *profile);
     if (!heads) return heads.error();
     for (std::size_t s = 0; s < header.streams.size(); ++s) {
@@ -99,12 +107,12 @@ Result<KeyValueBits> parse_bits(const std::string& text) {
 
 /// The settings of planes, or nothing where exact codecs are wanted.
 Result<std::optional<PlanesOptions>> planes_options(const CodecFlags& flags, const CardHeader& header) {
-  if (flags.codec != "planes") {
-    if (flags.has_settings() && !flags.codec.empty()) {
-      return usage_error("--bits, --map, --layer-map, --sensitivity, --profile, --weights, --queries, --exact-tokens, "
+  if (flags.asked() != "planes") {
+    if (flags.has_settings()) {
+      return usage_error("--bits, --bytes, --map, --layer-map, --sensitivity, --profile, --weights, --queries, --exact-tokens, "
                          "--newest-tokens and --keep-nonfinite are for --codec planes or entropy");
     }
-    if (!flags.has_settings()) return std::optional<PlanesOptions>();
+    return std::optional<PlanesOptions>();
   }
   if (flags.has_weights()) return usage_error("--weights and --queries are for --codec entropy: planes take --map");
   PlanesOptions planes;

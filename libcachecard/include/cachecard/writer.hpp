@@ -132,8 +132,8 @@ struct EntropyOptions {
                                    ///< 4,096; more than about 7 for each coded value are not used
   double step = 0.0;               ///< in place of bits, where above 0: of gain 1, over the root mean square of each stream (means
                                    ///< off), 2^-7 to 2^8
-  std::uint64_t fine_tokens = 4;   ///< first tokens of the card that are kept at 8 bits: attention sinks
-  std::uint64_t exact_tokens = 0;  ///< first tokens that stay as they are, before the fine ones
+  std::uint64_t exact_tokens = 4;  ///< first tokens of the card that stay as they are: attention sinks
+  std::uint64_t fine_tokens = 0;   ///< tokens behind them that are kept at 8 bits
   /// Factor on the steps of each (stream, KV head) in the map's order, above 0; empty: all 1.
   std::vector<float> gains;
   /// Factor on the steps of each channel, in card order, of all streams in the header's order, above 0; empty: all 1.
@@ -142,12 +142,18 @@ struct EntropyOptions {
   /// Offsets [use][token of the card] in half bits, -7 to 8, two more halve the step; use: (stream, KV head) in the map's
   /// order. Empty: all 0.
   std::vector<std::int8_t> token_offsets;
+  /// What errors of each (stream, KV head) cost, as ModelProfile has it: nats for (step / root mean square of the stream) squared.
+  /// For the summary's predicted_error; empty: no estimate.
+  std::vector<double> costs;
   bool keep_nonfinite = false;     ///< keep a chunk with NaN or infinite values raw; else non_finite
 };
 
 struct CardOptions {
   std::optional<PlanesOptions> planes;        ///< of f32, f16 and bf16 streams; absent: raw
   std::optional<EntropyOptions> entropy;      ///< in place of planes
+  /// The most bytes that the whole file may take, in place of EntropyOptions::bits; 0: by bits. With entropy alone. At least 0.995
+  /// of them are used where finer steps can use them; all is encoded twice, or once more where the first try missed.
+  std::uint64_t file_bytes = 0;
   Compressor compressor = Compressor::kNone;  ///< of chunks
   int zstd_level = 3;
   std::uint64_t chunk_tokens = 2048;
@@ -163,7 +169,7 @@ struct CardOptions {
 /// Writes source as a card: `raw`, `planes` or `entropy` for f32, f16 and bf16 streams, `ggml` for block types.
 /// planes reads every row twice: once for the means, once to code it; entropy five or six times, to find its steps.
 /// Errors: those of source and sink, non_finite (naming layer, head and token), invalid_argument (bits out of range or out
-/// of reach, token_bits, gains or token_offsets of another length)
+/// of reach, file_bytes below the smallest card, naming it, token_bits, gains or token_offsets of another length)
 /// Memory: CardOptions::parallel.width chunks (read and encoded) and the small sections.
 Result<WriteReport> write_card(const CacheSource& source, ByteSink& sink,
                                const CardOptions& options = {});

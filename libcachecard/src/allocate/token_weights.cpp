@@ -8,6 +8,8 @@ namespace cachecard {
 namespace {
 
 constexpr double kMixed = 0.05;
+/// Thirds of an octave: weights are 2^(offset / 1.2), their squares 2^(5 offset / 3), the same on every machine.
+constexpr std::array<double, 3> kThirds{1.0, 0x1.428a2f98d728bp+0, 0x1.965fea53d6e3dp+0};
 constexpr int kLeastOffset = -6;
 constexpr double kLeastCost = 1e-3;
 
@@ -60,6 +62,21 @@ double offsets_gain(std::span<const std::int8_t> offsets, std::uint64_t token_co
   }
   return all / static_cast<double>(uses);
 }
+
+double offsets_error(std::span<const std::int8_t> offsets) {
+  double weighted = 0.0;
+  double all = 0.0;
+  for (const std::int8_t offset : offsets) {
+    const int thirds = 5 * offset;
+    const int octaves = (thirds + 3 * 64) / 3 - 64;
+    const double square = std::ldexp(kThirds[static_cast<std::size_t>(thirds - 3 * octaves)], octaves);
+    all += square;
+    weighted += std::ldexp(square, -offset);
+  }
+  return all > 0.0 ? weighted / all : 1.0;
+}
+
+double relative_step_square(double step) { return step * step / (1.0 + step * step / 12.0); }
 
 std::vector<std::int8_t> recency_offsets(const CardHeader& header) {
   const std::size_t uses = BitWidthMap::first_use(header, header.streams.size());

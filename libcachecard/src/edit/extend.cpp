@@ -108,6 +108,7 @@ class Extension {
   IdentityMatch identity_;
   std::optional<RopeTable> table_;
   CardHeader header_;
+  double predicted_error_ = 0.0;
   bool layout_fits_ = true;  ///< every stream holds what STATE's own file does
   ExtendReport report_;
 };
@@ -272,6 +273,13 @@ Status Extension::add_new(CardWriter& writer, const KeptSections& kept, const Ca
   }
   report_.written.raw_chunks = builder.take_raw_chunks();
   report_.shared_lanes = builder.shares_lanes();
+  auto of_card = base_.summary();
+  if (!of_card) return of_card.error();
+  const double of_base = of_card->predicted_error;
+  const double kept_part = static_cast<double>(report_.kept_tokens) / static_cast<double>(std::max<std::uint64_t>(1, header_.token_count));
+  // Steps of BASE cost of new tokens what they cost of its own. Where one half has no estimate, the whole has none.
+  if (report_.shared_lanes || report_.encoded_tokens == 0) predicted_error_ = of_base;
+  else if (builder.predicted_error() > 0.0 && of_base > 0.0) predicted_error_ = kept_part * of_base + builder.predicted_error();
   return {};
 }
 
@@ -324,7 +332,7 @@ Result<ExtendReport> Extension::run(ByteSink& sink) {
   if (Status s = kept.write(header_, *writer); !s) return s.error();
   if (Status s = add_new(*writer, kept, source); !s) return s.error();
   if (Status s = add_provenance(*writer); !s) return s.error();
-  auto written = writer->finish();
+  auto written = writer->finish(predicted_error_);
   if (!written) return written.error();
   written->raw_chunks = std::move(report_.written.raw_chunks);
   report_.written = *std::move(written);

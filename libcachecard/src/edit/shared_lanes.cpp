@@ -6,6 +6,7 @@
 
 #include "cachecard/digest.hpp"
 #include "codec/scale_code.hpp"
+#include "format/entropy_layout.hpp"
 #include "format/framing.hpp"
 #include "reader/chunk_rows.hpp"
 #include "writer/card_order.hpp"
@@ -91,6 +92,22 @@ double scale_energy(const EntropyChunk& chunk) {
   return scales == 0.0 ? 0.0 : squares / scales / kRounding;
 }
 
+/// How far the offsets of each head's coded tokens lie above 0, nearest.
+std::vector<std::int8_t> mean_offsets(const BitWidthMap& map, const StreamRecord& stream, std::size_t first_use) {
+  std::vector<std::int8_t> means(stream.kv_head_count, 0);
+  for (std::uint32_t h = 0; h < stream.kv_head_count; ++h) {
+    std::int64_t sum = 0;
+    std::int64_t coded = 0;
+    for (const std::int8_t offset : map.row(map.row_of[first_use + h])) {
+      if (offset < kLeastTokenOffset || offset > kMostTokenOffset) continue;
+      sum += offset;
+      ++coded;
+    }
+    if (sum > 0) means[h] = static_cast<std::int8_t>((2 * sum + coded) / (2 * coded));
+  }
+  return means;
+}
+
 /// Finds what one stream's chunk names.
 class LaneFinder {
  public:
@@ -131,6 +148,7 @@ class LaneFinder {
     if (!map) return map.error();
     found.stream = stream;
     found.lane.base = map->base[*old];
+    found.lane.shifts = mean_offsets(*map, record, BitWidthMap::first_use(base_.header(), *old));
     return take_lanes(parameters->record.lanes_digest, record, found);
   }
 

@@ -96,6 +96,7 @@ Status CardBuilder::add_segment(std::uint32_t segment) {
   if (!positions) return positions.error();
   if (entropy_) {
     if (Status s = entropy_->prepare(segment, rope_table_digest_, positions->stored_digest); !s) return s;
+    predicted_error_ += entropy_->predicted_error();
   }
   const BitWidthMap widths = planes_    ? planes_->map(segment)
                              : entropy_ ? entropy_->map()

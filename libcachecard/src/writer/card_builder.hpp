@@ -45,6 +45,8 @@ class CardBuilder {
   Status add_opaque();
   /// Whether the last segment named the standing lanes.
   bool shares_lanes() const { return entropy_ && entropy_->shares_lanes(); }
+  /// Of the segments that were added. spec: FORMAT.md#summary
+  double predicted_error() const { return predicted_error_; }
   std::vector<RawChunk> take_raw_chunks() { return std::move(raw_chunks_); }
 
  private:
@@ -82,6 +84,7 @@ class CardBuilder {
   std::uint64_t map_digest_ = 0;
   std::uint32_t first_segment_ = 0;  ///< that is added: the source's text is its
   std::vector<Slot> slots_;
+  double predicted_error_ = 0.0;
   std::uint64_t done_ = 0;
   std::uint64_t total_ = 0;
 };

@@ -88,6 +88,7 @@ BitWidthMap EntropyPlan::first_map() const {
       for (std::uint64_t t = 0; t < row.size(); ++t) {
         const std::uint64_t token = record.first_token + t;
         if (!entropy.token_offsets.empty()) row[t] = entropy.token_offsets[use * header_.token_count + token];
+        if (!shifts_.empty()) row[t] = std::min<std::int8_t>(static_cast<std::int8_t>(row[t] + shifts_[use]), kMostTokenOffset);
         if (token < entropy.exact_tokens + entropy.fine_tokens) row[t] = kOffsetFine;
         const auto found = learned_.find(s);
         const bool missed = found != learned_.end() && !found->second.missed.empty() && found->second.missed[t] != 0;
@@ -165,6 +166,7 @@ Status EntropyPlan::prepare(std::uint32_t segment, std::uint64_t rope_table_dige
   references_.clear();
   reference_spans_.clear();
   lanes_ = {};
+  shifts_.clear();
   const SegmentRecord& record = header_.segments[segment];
   map_ = first_map();
   for (std::size_t s = 0; s < header_.streams.size(); ++s) {
@@ -181,10 +183,15 @@ Status EntropyPlan::prepare(std::uint32_t segment, std::uint64_t rope_table_dige
   for (const auto& [s, learned] : learned_) add_references(s);
   shares_ = !shared_.empty();
   if (shares_) {
+    adopt_shifts();
     if (Status s = each_stream(&EntropyPlan::adopt_lanes); !s) return s;
     shares_ = std::all_of(learned_.begin(), learned_.end(), [](const auto& entry) { return entry.second.fits; });
   }
   if (!shares_) {
+    if (!shifts_.empty()) {
+      shifts_.clear();
+      map_ = first_map();
+    }
     if (Status s = learn(); !s) return s;
   }
   settle_map();
@@ -194,6 +201,7 @@ Status EntropyPlan::prepare(std::uint32_t segment, std::uint64_t rope_table_dige
 Status EntropyPlan::learn() {
   for (auto& [s, learned] : learned_) learned.energy = 0.0f;
   if (Status s = each_stream(&EntropyPlan::learn_spreads); !s) return s;
+  if (Status s = set_shifts(); !s) return s;
   return find_step();
 }
 

@@ -17,6 +17,7 @@ struct SharedLane {
   LaneStream lanes;
   float energy = 0.0f;       ///< that vector scales are relative to; 0 without
   std::uint8_t base = 0;     ///< width of the coded values, half bits
+  std::vector<std::int8_t> shifts;  ///< by head: what its tokens' offsets have on the mean, where that is above 0
 };
 using SharedLanes = std::map<std::size_t, SharedLane>;  ///< by stream
 /// Scratch for as many tasks as run at once.
@@ -75,6 +76,9 @@ class EntropyPlan {
   /// Which of references() a stream uses. Needs: there are some
   std::size_t references_of(std::size_t stream) const { return learned_.at(stream).references; }
   Parameters parameters(std::size_t stream, std::uint64_t lanes_digest, std::uint64_t references_digest) const;
+
+  /// KL of the next token in nats, as options.costs say, of the segment's share of the card; 0 without costs.
+  double predicted_error() const;
 
   /// A chunk's rows, or why not. Thread-safe.
   EntropyEncoded encode(std::size_t stream, const FrameHeader& frame, std::span<const std::byte> rows);
@@ -140,6 +144,17 @@ class EntropyPlan {
   /// Takes the stream's lanes from shared_.
   Status adopt_lanes(std::size_t stream);
   Status learn();
+  struct Budget {
+    std::uint64_t values = 0;
+    std::uint64_t coded = 0;  ///< of them
+    double other = 0.0;       ///< bits that are not symbols
+  };
+  Result<Budget> budget() const;
+  Result<double> expected_step() const;
+  /// How far all offsets of each head are raised. Needs: spreads
+  Status set_shifts();
+  /// The same, of the shared lanes.
+  void adopt_shifts();
 
   const CacheSource& source_;
   const CardHeader& header_;
@@ -151,6 +166,7 @@ class EntropyPlan {
   std::vector<References> references_;
   std::vector<std::vector<TokenSpan>> reference_spans_;
   std::map<std::size_t, Learned> learned_;
+  std::vector<std::int8_t> shifts_;  ///< by use, half bits; empty: 0
   AngleCache angles_;
   SharedLanes shared_;
   bool shares_ = false;

@@ -27,6 +27,19 @@ constexpr std::uint64_t kMostEscapes = 64;
 
 }  // namespace
 
+void EntropyPlan::adopt_shifts() {
+  shifts_.assign(BitWidthMap::first_use(header_, header_.streams.size()), 0);
+  for (const auto& [s, lane] : shared_) {
+    std::copy(lane.shifts.begin(), lane.shifts.end(),
+              shifts_.begin() + static_cast<std::ptrdiff_t>(BitWidthMap::first_use(header_, s)));
+  }
+  if (std::any_of(shifts_.begin(), shifts_.end(), [](std::int8_t shift) { return shift != 0; })) {
+    map_ = first_map();
+  } else {
+    shifts_.clear();
+  }
+}
+
 Status EntropyPlan::adopt_lanes(std::size_t index) {
   const StreamRecord& stream = header_.streams[index];
   Learned& learned = learned_.at(index);

@@ -13,13 +13,26 @@ namespace {
 constexpr std::size_t kMostSamples = 32;
 constexpr std::size_t kSampleTokens = 1024;
 constexpr std::size_t kFitTokens = 128;  ///< of a class, whose code lengths are summed
-constexpr int kSmallestOctave = -7;  ///< of the step, relative to the spread: rows reach 512 steps, four times the spread
+constexpr int kSmallestOctave = -7;  ///< of the step, relative to the spread
 constexpr int kLargestOctave = 8;
 constexpr double kCloseEnough = 0.0005;    ///< of the budget
 constexpr double kCloseOnSamples = 0.001;  ///< of what is wanted
 constexpr double kCloseOctaves = 0.08;     ///< steps this close share lanes: kSafeReach leaves room for it
 
 }  // namespace
+
+// Whole octaves exactly, the rest by sixteen square roots, so that it is the same on every machine.
+double octave_step(double octaves) {
+  double step = 1.0;
+  double whole = std::floor(octaves);
+  for (double rest = octaves - whole, root = std::sqrt(2.0); rest > 0x1p-17; root = std::sqrt(root)) {
+    rest *= 2.0;
+    if (rest < 1.0) continue;
+    step *= root;
+    rest -= 1.0;
+  }
+  return std::ldexp(step, static_cast<int>(whole));
+}
 
 struct EntropyPlan::Sample {
   std::size_t stream = 0;
@@ -173,19 +186,6 @@ class StepSearch {
   std::map<double, double> points_;  ///< octave -> bits
 };
 
-/// 2^octaves: whole ones exactly, the rest by sixteen square roots, so that it is the same on every machine.
-double step_at(double octaves) {
-  double step = 1.0;
-  double whole = std::floor(octaves);
-  for (double rest = octaves - whole, root = std::sqrt(2.0); rest > 0x1p-17; root = std::sqrt(root)) {
-    rest *= 2.0;
-    if (rest < 1.0) continue;
-    step *= root;
-    rest -= 1.0;
-  }
-  return std::ldexp(step, static_cast<int>(whole));
-}
-
 void EntropyPlan::adopt_step(double step, double bits_a_value) {
   step_ = step;
   for (auto& [s, learned] : learned_) {
@@ -219,28 +219,35 @@ double EntropyPlan::exact_bytes(std::size_t stream, const Learned& learned) cons
   return static_cast<double>(count) * static_cast<double>(row_bytes(record, static_cast<DType>(record.dtype)));
 }
 
-/// Finds the step on samples, then once more from what all rows say at it.
-Status EntropyPlan::find_step() {
-  std::uint64_t values = 0;
-  std::uint64_t coded = 0;
+/// What the segment's bits go to but for symbols, and for how many values.
+Result<EntropyPlan::Budget> EntropyPlan::budget() const {
+  Budget made;
   double other = 0.0;
-  for (auto& [s, learned] : learned_) {
+  for (const auto& [s, learned] : learned_) {
     const std::uint64_t elements = row_elements(header_.streams[s]);
-    for (const TokenSpan& span : learned.spans) values += span.token_count * elements;
-    coded += learned.coded_values;
+    for (const TokenSpan& span : learned.spans) made.values += span.token_count * elements;
+    made.coded += learned.coded_values;
     other += static_cast<double>(learned.scale_bits + learned.fixed_bits + elements * (32 + (learned.means.empty() ? 0 : 16)));
   }
   for (const References& references : references_) other += 16.0 * static_cast<double>(references.size());
   auto rest = overhead();
   if (!rest) return rest.error();
-  other += 8.0 * static_cast<double>(*rest);
+  made.other = other + 8.0 * static_cast<double>(*rest);
+  return made;
+}
+
+/// Finds the step on samples, then once more from what all rows say at it.
+Status EntropyPlan::find_step() {
+  auto counted = budget();
+  if (!counted) return counted.error();
+  const auto [values, coded, other] = *counted;
   step_ = options_.entropy->step > 0.0 ? options_.entropy->step : 1.0;
   if (coded == 0 || options_.entropy->step > 0.0) return each_stream(&EntropyPlan::learn_lanes);
   auto samples = take_samples();
   if (!samples) return samples.error();
   const double budget = options_.entropy->bits * static_cast<double>(values) - other;
   double wanted = budget / static_cast<double>(coded);
-  const auto bits_at = [&](double octave) { return sample_bits(*samples, step_at(octave)); };
+  const auto bits_at = [&](double octave) { return sample_bits(*samples, octave_step(octave)); };
   StepSearch search;
   // The last tokens often have finer steps than the first ones, which the samples are.
   const double lead = sample_lead(*samples);
@@ -251,7 +258,7 @@ Status EntropyPlan::find_step() {
                      std::to_string((search.least() * static_cast<double>(coded) + other) / static_cast<double>(values))};
   }
   for (int round = 0; round < 3; ++round) {
-    step_ = step_at(octave);
+    step_ = octave_step(octave);
     if (Status s = each_stream(&EntropyPlan::learn_lanes); !s) return s;
     double found = 0.0;
     bool at_reach = false;
@@ -264,7 +271,8 @@ Status EntropyPlan::find_step() {
     wanted -= miss;
     const double better = search.bracket(wanted, bits_at) + lead;
     if (std::abs(better - octave) <= kCloseOctaves && (better >= octave || !at_reach)) {
-      adopt_step(step_at(better), -miss);
+      // A step that is as fine as steps go stays what it is, whatever was wanted.
+      adopt_step(octave_step(better), better == octave ? 0.0 : -miss);
       return {};
     }
     octave = search.find(wanted, bits_at) + lead;

@@ -27,4 +27,7 @@ inline PlanesStream order_of(const StreamRecord& stream, Parameters parameters, 
   return PlanesStream(stream, parameters, table);
 }
 
+/// 2^octaves.
+double octave_step(double octaves);
+
 }  // namespace cachecard

@@ -1,0 +1,171 @@
+#include "weights_map.hpp"
+
+#include <Eigen/Cholesky>
+#include <Eigen/Eigenvalues>
+#include <Eigen/QR>
+#include <algorithm>
+#include <random>
+
+#include "observe.hpp"
+#include "projections.hpp"
+#include "step_codes.hpp"
+
+namespace cachecard::llama_calibrate {
+namespace {
+
+constexpr std::uint32_t kTokens = 16;        ///< that are decoded, to see what the runtime makes of attention
+constexpr double kRidge = 1e-3;              ///< of keys' and values' mean energy
+constexpr Eigen::Index kMoreDirections = 16;  ///< than asked for, in the search for those that count
+constexpr int kPowers = 3;
+constexpr std::uint32_t kSeed = 3;
+constexpr float kLeastExplained = 0.05f;     ///< of the decoded tokens' queries: below it the weights are read wrongly
+
+/// Orthonormal columns that span what a's do.
+Eigen::MatrixXf basis_of(const Eigen::MatrixXf& a) {
+  const Eigen::HouseholderQR<Eigen::MatrixXf> qr(a);
+  return qr.householderQ() * Eigen::MatrixXf::Identity(a.rows(), a.cols());
+}
+
+/// inputs, queries: projections of the same white vector; their last column is a constant's.
+LowRankMap map_of(const Rows& inputs, const Rows& queries, Eigen::Index rank) {
+  const Eigen::Index width = inputs.cols() - 1;
+  const auto a = inputs.leftCols(width);
+  const auto b = queries.leftCols(width);
+  Eigen::MatrixXf gram = Eigen::MatrixXf::Zero(a.rows(), a.rows());
+  gram.selfadjointView<Eigen::Lower>().rankUpdate(a);
+  gram.diagonal().array() += static_cast<float>(kRidge) * gram.diagonal().mean();
+  const Eigen::LLT<Eigen::MatrixXf, Eigen::Lower> root(gram);
+  // whitened x queries: of its directions those that queries vary most in.
+  const Eigen::MatrixXf cross = root.matrixL().solve(a * b.transpose());
+  const Eigen::Index kept = std::min({rank, cross.rows(), cross.cols()});
+  const Eigen::Index tried = std::min({kept + kMoreDirections, cross.rows(), cross.cols()});
+  std::mt19937 random(kSeed);
+  Eigen::MatrixXf start(cross.cols(), tried);
+  for (float& value : start.reshaped()) value = static_cast<float>(random() % 65536) / 32768.0f - 1.0f;
+  Eigen::MatrixXf found = basis_of(start);
+  for (int i = 0; i < kPowers; ++i) found = basis_of(cross.transpose() * basis_of(cross * found));
+  // Within what was found, in order.
+  const Eigen::MatrixXf within = cross * found;
+  const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXf> order(within.transpose() * within);
+  const Eigen::MatrixXf up = found * order.eigenvectors().rightCols(kept).rowwise().reverse();
+  const Eigen::MatrixXf down = root.matrixU().solve(cross * up).transpose();
+  LowRankMap map;
+  map.up = up;
+  map.down.resize(down.rows(), down.cols() + 1);
+  // What the constants are off enters through the kept directions alone.
+  map.down << down, up.transpose() * queries.col(width) - down * inputs.col(width);
+  return map;
+}
+
+/// Output channels in card order, without rotary embedding.
+Rows in_card_order(const Rows& rows, const HeadOrder& order) {
+  if (order.inverse_frequencies.empty()) return rows;
+  const std::vector<float> turn = turns_of(order, 1);
+  Eigen::MatrixXf out(rows.rows(), rows.cols());
+  const Eigen::MatrixXf in = rows;
+  const auto height = static_cast<std::size_t>(rows.rows());
+  for (Eigen::Index c = 0; c < in.cols(); ++c) {
+    to_card_order(order, {in.col(c).data(), height}, turn, {out.col(c).data(), height});
+  }
+  // to_card_order takes magnitude off, which rows of weights do not have.
+  return out * static_cast<float>(order.magnitude);
+}
+
+double explained_share(const ObservedLayer& seen, const LowRankMap& map) {
+  Rows inputs(seen.keys.rows(), seen.keys.cols() + seen.values.cols() + 1);
+  inputs << seen.keys, seen.values, Rows::Ones(seen.keys.rows(), 1);
+  const Rows estimated = inputs * map.down.transpose() * map.up.transpose();
+  return 1.0 - double{(seen.queries - estimated).squaredNorm()} / std::max(1e-30, double{seen.queries.squaredNorm()});
+}
+
+struct MapJob {
+  const ByteSource& source;
+  const llama_cpp::GgufFile& file;
+  const Observed& seen;
+  const std::vector<HeadOrder>& orders;  ///< of keys, by layer seen
+  std::uint32_t rank;
+  std::vector<ProfileLayer> layers;
+  std::vector<Status> statuses;
+
+  Status run(std::size_t i);
+};
+
+Status MapJob::run(std::size_t i) {
+  const ObservedLayer& layer = seen.layers[i];
+  HeadOrder order = orders[i];
+  const std::uint64_t key_width = order.width();
+  order.head_count = layer.query_head_count;
+  auto read = read_projections(source, file, layer.layer,
+                               {order.width(), key_width, std::uint64_t{layer.value.kv_head_count} * layer.value.head_dim});
+  if (!read) return read.error();
+  const Rows keys = in_card_order(read->keys, orders[i]);
+  Rows inputs(keys.rows() + read->values.rows(), keys.cols());
+  inputs << keys, read->values;
+  const Rows queries = in_card_order(read->queries, order);
+  const LowRankMap map = map_of(inputs, queries, rank);
+  if (explained_share(layer, map) < double{kLeastExplained}) {
+    return Error{ErrorCode::kUnsupportedFeature, kNoOffset, {},
+                 "layer " + std::to_string(layer.layer) + ": what its weights say of queries is not what the runtime computes"};
+  }
+  ProfileLayer& made = layers[i];
+  made.record.layer = layer.layer;
+  made.record.kv_head_count = layer.key.kv_head_count;
+  made.record.query_head_count = layer.query_head_count;
+  made.record.key_dim = layer.key.head_dim;
+  made.record.value_dim = layer.value.head_dim;
+  made.record.attention_scale = layer.attention_scale;
+  made.record.map_rank = static_cast<std::uint32_t>(map.up.cols());
+  made.key_costs.assign(layer.key.kv_head_count, 0.0f);
+  made.value_costs.assign(layer.key.kv_head_count, 0.0f);
+  const Eigen::VectorXd energy = queries.cast<double>().rowwise().squaredNorm();
+  made.key_steps = key_step_codes({energy.data(), static_cast<std::size_t>(energy.size())}, made.record.kv_head_count,
+                                  made.record.key_dim, layer.pair_count);
+  made.map_down.assign(map.down.data(), map.down.data() + map.down.size());
+  made.map_up.assign(map.up.data(), map.up.data() + map.up.size());
+  return {};
+}
+
+}  // namespace
+
+Result<ModelProfile> profile_of_weights(const WeightsMapOptions& options) {
+  const QuietLog log;
+  llama_cpp::ModelOptions reading;
+  reading.cache_folder = options.digest_folder;
+  auto facts = llama_cpp::read_model(options.model_path, reading);
+  if (!facts) return facts.error();
+  if (Status s = check_model(*facts); !s) return s.error();
+  auto source = open_file(options.model_path);
+  if (!source) return source.error();
+  auto file = llama_cpp::read_gguf(**source);
+  if (!file) return file.error();
+  auto model = load_model(options.model_path, {}, options.threads, log);
+  if (!model) return model.error();
+  Ticker ticker;
+  auto observer = Observer::create(model->get(), *facts, 2 * kTokens, options.threads, ticker);
+  if (!observer) return observer.error();
+  Tokens tokens(kTokens);
+  const std::int32_t vocabulary = llama_vocab_n_tokens(llama_model_get_vocab(model->get()));
+  for (std::uint32_t t = 0; t < kTokens; ++t) tokens[t] = static_cast<llama_token>((std::int64_t{t} * 7919 + 1) % vocabulary);
+  auto seen = (*observer)->observe(tokens, 0, facts->layer_count);
+  if (!seen) return seen.error();
+  std::vector<HeadOrder> orders;
+  for (const ObservedLayer& layer : seen->layers) {
+    const bool turned = layer.pair_count > 0 && facts->rope_table.has_value();
+    orders.push_back(head_order(layer.key.kv_head_count, layer.key.head_dim, turned ? &*facts->rope_table : nullptr));
+  }
+  MapJob job{**source, *file, *seen, orders, options.rank, std::vector<ProfileLayer>(orders.size()), std::vector<Status>(orders.size())};
+  options.parallel(
+      orders.size(),
+      [](void* context, std::size_t i) {
+        auto& j = *static_cast<MapJob*>(context);
+        j.statuses[i] = j.run(i);
+      },
+      &job);
+  for (const Status& s : job.statuses) {
+    if (!s) return s.error();
+  }
+  facts->identity.set_text(IdentityField::kProducer, std::string("libllama ") + llama_version());
+  return ModelProfile{std::move(seen->header), std::move(job.layers)};
+}
+
+}  // namespace cachecard::llama_calibrate

@@ -1,0 +1,23 @@
+#pragma once
+
+#include <string>
+
+#include "cachecard/profile.hpp"
+#include "llama_calibrate/llama_module.hpp"
+
+namespace cachecard::cli {
+
+/// What is built on libllama. Errors: unsupported_feature (not built, or of another build)
+Result<const llama_calibrate::LlamaModule*> llama_module();
+
+/// A model profile, which must be of the cache's model: by weights where both are known, else by source. Of a GGUF file what
+/// its weights say: how queries follow from keys and values, but no costs.
+/// Errors: io, the reader's, model_mismatch naming the field, geometry_mismatch; of a GGUF those of profile_of_weights
+Result<ModelProfile> open_profile(const std::string& path, const CardHeader& header, const ParallelFor& parallel);
+
+bool is_gguf_file(const std::string& path);
+
+/// Whether errors were measured: a profile by weights alone has no costs.
+bool has_costs(const ModelProfile& profile);
+
+}  // namespace cachecard::cli
