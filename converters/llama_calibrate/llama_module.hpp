@@ -1,6 +1,7 @@
 #pragma once
 
 #include "llama_calibrate/calibrate.hpp"
+#include "llama_calibrate/probe.hpp"
 #include "llama_calibrate/weights_map.hpp"
 
 namespace cachecard::llama_calibrate {
@@ -15,6 +16,7 @@ struct LlamaModule {
   std::uint32_t version = kVersion;
   decltype(&calibrate) run_calibrate = nullptr;
   decltype(&least_tokens) count_least_tokens = nullptr;
+  decltype(&probe) run_probe = nullptr;
   decltype(&profile_of_weights) make_profile_of_weights = nullptr;
 };
 

@@ -108,17 +108,16 @@ Result<ModelPtr> load_model(const std::string& path, const std::string& copy_fol
   return load_file(copy.path(), log);  // mapped: it lives on without its name
 }
 
-Tokens tokenize(const llama_model* model, const std::string& text) {
+Tokens tokenize(const llama_model* model, const std::string& text, const TokenizeOptions& options) {
   const llama_vocab* vocab = llama_model_get_vocab(model);
   Tokens tokens(text.size() + 8);  // a token has a byte or more, but for what begins and ends
   const std::int32_t count = llama_tokenize(vocab, text.data(), static_cast<std::int32_t>(text.size()), tokens.data(),
-                                            static_cast<std::int32_t>(tokens.size()), true, false);
+                                            static_cast<std::int32_t>(tokens.size()), options.begins, options.special);
   tokens.resize(static_cast<std::size_t>(std::max(count, 0)));
   return tokens;
 }
 
-Result<ContextPtr> make_context(llama_model* model, const ContextShape& shape, const Ticker& ticker,
-                                ggml_backend_sched_eval_callback on_node, void* user) {
+llama_context_params context_params(const ContextShape& shape, ggml_backend_sched_eval_callback on_node, void* user) {
   llama_context_params params = llama_context_default_params();
   const std::uint32_t cells = (shape.token_count + 255) / 256 * 256;
   params.n_ctx = cells * shape.sequence_count;
@@ -132,12 +131,21 @@ Result<ContextPtr> make_context(llama_model* model, const ContextShape& shape, c
   params.swa_full = true;
   params.cb_eval = on_node;
   params.cb_eval_user_data = user;
+  return params;
+}
+
+Result<ContextPtr> make_context(llama_model* model, const llama_context_params& params, const Ticker& ticker) {
   ContextPtr context(llama_init_from_model(model, params));
   if (context == nullptr) {
     return error_of(ErrorCode::kOutOfMemory, "libllama makes no context of " + std::to_string(params.n_ctx) + " tokens");
   }
   llama_set_abort_callback(context.get(), abort_decode, const_cast<Ticker*>(&ticker));
   return context;
+}
+
+Result<ContextPtr> make_context(llama_model* model, const ContextShape& shape, const Ticker& ticker,
+                                ggml_backend_sched_eval_callback on_node, void* user) {
+  return make_context(model, context_params(shape, on_node, user), ticker);
 }
 
 Batch::Batch(std::uint32_t capacity) : batch_(llama_batch_init(static_cast<std::int32_t>(capacity), 0, 1)) {}

@@ -53,7 +53,11 @@ using Tokens = std::vector<llama_token>;
 Result<ModelPtr> load_model(const std::string& path, const std::string& copy_folder, std::uint32_t threads,
                             const QuietLog& log);
 
-Tokens tokenize(const llama_model* model, const std::string& text);
+struct TokenizeOptions {
+  bool begins = true;    ///< the text is the first: with what the model puts there
+  bool special = false;  ///< special tokens that the text spells out count as such
+};
+Tokens tokenize(const llama_model* model, const std::string& text, const TokenizeOptions& options = {});
 
 /// An f16 cache with flash attention, in which each sequence has token_count cells of its own.
 struct ContextShape {
@@ -62,7 +66,10 @@ struct ContextShape {
   std::uint32_t batch_count = 512;  ///< tokens decoded at once
   std::uint32_t threads = 1;
 };
+llama_context_params context_params(const ContextShape& shape, ggml_backend_sched_eval_callback on_node = nullptr,
+                                    void* user = nullptr);
 /// ticker must outlive the context. Errors: out_of_memory
+Result<ContextPtr> make_context(llama_model* model, const llama_context_params& params, const Ticker& ticker);
 Result<ContextPtr> make_context(llama_model* model, const ContextShape& shape, const Ticker& ticker,
                                 ggml_backend_sched_eval_callback on_node = nullptr, void* user = nullptr);
 

@@ -3,23 +3,12 @@
 #include <ggml-backend.h>
 #include <ggml.h>
 
-#include <algorithm>
-#include <charconv>
 #include <cstring>
+
+#include "attention_sums.hpp"
 
 namespace cachecard::llama_calibrate {
 namespace {
-
-/// The layer whose keys a tensor is or views. source: llama-kv-cache.cpp, constructor
-std::optional<std::uint32_t> layer_of_keys(const ggml_tensor* keys) {
-  constexpr std::string_view kName = "cache_k_l";
-  const std::string_view name = keys->name;
-  if (!name.starts_with(kName)) return {};
-  std::uint32_t layer = 0;
-  const auto [end, failed] = std::from_chars(name.data() + kName.size(), name.data() + name.size(), layer);
-  if (failed != std::errc{}) return {};
-  return layer;
-}
 
 /// Elements that a strided f32 tensor spans, gaps and all.
 std::vector<float> bytes_of(const ggml_tensor* tensor) {

@@ -147,7 +147,7 @@ class ExitCodes(CommandTest):
         self.assertIn(b"Exit codes", self.expect(0, "--help").stdout)
         self.assertIn(b"card format", self.expect(0, "--version").stdout)
         for command in ("convert", "inspect", "verify", "capture", "inject", "trim", "diff",
-                        "codecs"):
+                        "plan", "codecs"):
             self.assertIn(command.encode(), self.expect(0, command, "--help").stdout)
 
 

@@ -71,6 +71,16 @@ def _maximum(value, most, _schema, _root, at):
         raise SchemaError(f"{at} is {value}, above {most}")
 
 
+def _exclusive_minimum(value, least, _schema, _root, at):
+    if value <= least:
+        raise SchemaError(f"{at} is {value}, not above {least}")
+
+
+def _min_length(value, least, _schema, _root, at):
+    if len(value) < least:
+        raise SchemaError(f"{at} has {len(value)} characters, fewer than {least}")
+
+
 def _min_items(value, least, _schema, _root, at):
     if len(value) < least:
         raise SchemaError(f"{at} has {len(value)} items, fewer than {least}")
@@ -82,4 +92,5 @@ def _closed(_value, wanted, schema, _root, _at):
 
 
 RULES = {"type": _type, "required": _required, "properties": _properties, "items": _items, "minimum": _minimum,
-         "maximum": _maximum, "minItems": _min_items, "additionalProperties": _closed}
+         "maximum": _maximum, "exclusiveMinimum": _exclusive_minimum, "minLength": _min_length,
+         "minItems": _min_items, "additionalProperties": _closed}

@@ -101,6 +101,29 @@ class Planes(RuntimeCase):
                     self.assertGreaterEqual(same, len(context.answer) if bits == "8" else 1)
 
 
+class Receivers(RuntimeCase):
+    """Whose look at the tokens counts, of agents that are declared."""
+
+    @unittest.skipUnless(os.path.exists(os.path.join(os.path.dirname(os.environ.get("CACHECARD_CLI", "")), "cachecard_llama.so")),
+                         "built without libllama: nothing reads probes")
+    def test_a_capture_for_a_link_hands_off(self):
+        graph, card = context.path("graph.json"), context.path("link.card")
+        budget = 600_000
+        write(graph, json.dumps({"agents": [{"name": "a"}, {"name": "b", "probe_text": "What does the keeper do?"}],
+                                 "links": [{"from": "a", "to": "b", "bandwidth": 2 * budget, "seconds": 0.5}]}).encode())
+        with server(self.slot_dir) as source:
+            llama.completion(source.url, context.tokens, 1)
+            facts = self.ok(cachecard("capture", card, *slot_flags(source), "--topology", graph, "--link", "a:b", "--json")).facts
+            self.assertEqual(os.listdir(self.slot_dir), [])
+        self.assertLess(facts["file_bytes"], 1.01 * budget)
+        self.assertGreater(facts["file_bytes"], 0.95 * budget)
+        steps = self.ok(cachecard("inspect", card, "--provenance", "--json")).facts["provenance"]
+        self.assertIn("token weights of b (link a -> b)", steps[-1]["text"])
+        with server(self.slot_dir) as receiver:
+            answer = self.inject(receiver, "--ask", context.empty, "--n-predict", 4, card=card).facts["ask"]
+            self.assertEqual(answer["cache_n"], hand_off.CARD_TOKENS - 1)
+
+
 class HandOff(RuntimeCase):
     def test_one_slot(self):
         with server(self.slot_dir) as receiver:

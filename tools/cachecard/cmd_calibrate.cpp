@@ -12,6 +12,7 @@
 #include "commands.hpp"
 #include "context.hpp"
 #include "input.hpp"
+#include "llama_part.hpp"
 #include "model_flags.hpp"
 #include "output.hpp"
 #include "output_file.hpp"

@@ -35,7 +35,8 @@ struct CaptureArgs {
 };
 
 /// lossy: set once the slot is seen.
-Result<CaptureOptions> capture_options(const CaptureArgs& args, const std::string& build, std::shared_ptr<bool> lossy) {
+Result<CaptureOptions> capture_options(const CaptureArgs& args, const std::string& build, const std::string& model,
+                                       std::shared_ptr<bool> lossy) {
   auto time = provenance_time(args.time);
   if (!time) return time.error();
   CaptureOptions options;
@@ -48,7 +49,7 @@ Result<CaptureOptions> capture_options(const CaptureArgs& args, const std::strin
     options.card.compressor = Compressor::kZstd;
   if (args.zstd_level != 0) options.card.zstd_level = args.zstd_level;
   CodecFlags codec = args.codec;
-  codec.model = args.server.model;
+  codec.model = model;
   codec.entropy_unless_said = true;
   options.plan = [codec, lossy](const CacheSource& source, CardOptions& card, std::vector<std::string>& notes) -> Status {
     if (Status s = set_codec(codec, source, card, notes); !s) return s;
@@ -127,7 +128,7 @@ int run(const CaptureArgs& args, Context& context) {
   clock.lap("model", times);
   if (context.dry_run) return rehearse(*client, args, context);
   const auto lossy = std::make_shared<bool>(false);
-  auto options = capture_options(args, server->build_info, lossy);
+  auto options = capture_options(args, server->build_info, model->path, lossy);
   if (!options) return context.fail(options.error(), "capture");
   auto sink = open_random_output(args.output, false);
   if (!sink) return context.fail(sink.error(), output_name(args.output));

@@ -7,6 +7,7 @@
 #include "cachecard/edit.hpp"
 #include "commands.hpp"
 #include "convert.hpp"
+#include "extend_link.hpp"
 #include "input.hpp"
 #include "nonfinite_source.hpp"
 #include "output.hpp"
@@ -51,10 +52,16 @@ Result<ExtendOptions> extend_options(const ExtendArgs& args, const CardReader& b
                                      const ParallelFor& parallel, std::vector<std::string>& notes) {
   const CardOptions of_base = options_of_base(base);
   CodecFlags codec = args.codec;
+  codec.model = args.model.model;
+  if (!codec.link.empty() && !codec.codec.empty() && codec.codec != "entropy") return usage("--link: its card is entropy");
   if (codec.codec.empty() && of_base.planes) codec.codec = "planes";
   if (codec.codec.empty() && of_base.entropy) codec.codec = "entropy";
   // New tokens keep BASE's steps: by recency alone they would all count as the newest, and cost more than BASE's.
   if (codec.codec == "entropy" && codec.profile.empty() && !codec.has_weights()) codec.queries = "none";
+  if (!codec.link.empty()) {
+    codec.codec = "entropy";
+    codec.budget_later = true;
+  }
   const CardHeader& header = opened.source->header();
   ConvertArgs converted = args;
   converted.codec = codec;
@@ -73,6 +80,9 @@ Result<ExtendOptions> extend_options(const ExtendArgs& args, const CardReader& b
                     options.card.entropy.has_value() == of_base.entropy.has_value();
   options.bits_of_base = same && args.codec.bits.empty() && args.codec.map.empty() && args.codec.layer_map.empty() &&
                          args.codec.sensitivity.empty();
+  if (!codec.link.empty()) {
+    if (Status s = fit_link(codec, base, *opened.source, options, notes); !s) return s.error();
+  }
   if (options.bits_of_base) say_bits_of_base(options.card.provenance.text);
   options.check = args.check;
   options.allow = args.allow;

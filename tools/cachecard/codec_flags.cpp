@@ -5,11 +5,29 @@
 #include <CLI/CLI.hpp>
 #include <map>
 
+#include "agent_looks.hpp"
 #include "entropy_settings.hpp"
 #include "planes_settings.hpp"
 #include "span_file.hpp"
 
 namespace cachecard::cli {
+namespace {
+
+void add_link_options(CLI::App& command, CodecFlags& flags, const std::string& group) {
+  auto* topology = command.add_option("--topology", flags.topology, "Graph of the agents that will read the card (cachecard plan shows what it says)")
+                       ->type_name("FILE")
+                       ->group(group);
+  auto* link = command
+                   .add_option("--link", flags.link,
+                               "Which of its links the card is for, FROM:TO by agents: takes that link's budget, and the weights of all agents behind it (entropy)")
+                   ->type_name("LINK")
+                   ->group(group);
+  topology->needs(link);
+  link->needs(topology);
+  for (const char* other : {"--bits", "--weights", "--probe", "--map", "--layer-map"}) link->excludes(command.get_option(other));
+}
+
+}  // namespace
 
 std::string CodecFlags::asked() const {
   if (!codec.empty() || !has_settings()) return codec;
@@ -59,6 +77,15 @@ void add_codec_options(CLI::App& command, CodecFlags& flags, const std::string& 
       ->check(CLI::IsMember({"newest", "centroids", "recency", "none"}))
       ->type_name("WHOSE")
       ->group(group);
+  command
+      .add_option("--probe", flags.probes,
+                  "A text that the receiver begins with: tokens count as the model looks at them while it reads that text behind the "
+                  "context (entropy; needs --model and libllama; may be given again for another receiver)")
+      ->type_name("FILE")
+      ->allow_extra_args(false)
+      ->excludes("--weights")
+      ->group(group);
+  add_link_options(command, flags, group);
   command.add_option("--newest-tokens", flags.newest_tokens, "Last tokens that get a bit more (planes, entropy; default: 0)")
       ->check(CLI::Range(std::uint64_t{0}, std::uint64_t{1} << 31))
       ->type_name("N")
@@ -86,8 +113,14 @@ Status check_types(const CardHeader& header, std::string_view codec) {
 
 }  // namespace
 
-Status set_codec(const CodecFlags& flags, const CacheSource& source, CardOptions& card, std::vector<std::string>& notes) {
+Status set_codec(const CodecFlags& given, const CacheSource& source, CardOptions& card, std::vector<std::string>& notes) {
   const CardHeader& header = source.header();
+  CodecFlags flags = given;
+  if (!given.link.empty() && !given.budget_later) {
+    auto of_link = link_flags(given, source, card, notes);
+    if (!of_link) return of_link.error();
+    flags = std::move(*of_link);
+  }
   std::string codec = flags.asked();
   if (codec.empty() && flags.entropy_unless_said && check_types(header, "entropy")) codec = "entropy";
   if (codec == "planes" || codec == "entropy") {

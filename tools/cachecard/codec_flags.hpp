@@ -2,6 +2,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "cachecard/writer.hpp"
 
@@ -21,12 +22,16 @@ struct CodecFlags {
   std::string layer_map;         ///< file with the bits of each layer
   std::string sensitivity;       ///< file with what errors of each layer cost
   std::string profile;           ///< model profile
-  std::string model;             ///< GGUF file that the command has anyway; empty: none
+  std::string model;             ///< GGUF file that the command has anyway: reads probes, tells of queries by its weights; empty: none
   std::string weights;           ///< file with how much each token counts
   std::string queries;           ///< whose look at the tokens counts: newest, centroids, recency or none; empty: the best at hand
+  std::vector<std::string> probes;  ///< texts that receivers begin with
+  std::string topology;          ///< file with a graph of agents
+  std::string link;              ///< which of its links the card is for: sets codec, bits and whose look counts
   std::optional<std::uint64_t> exact_tokens;
   std::uint64_t newest_tokens = 0;
   bool keep_nonfinite = false;
+  bool budget_later = false;     ///< the link's budget is for a whole of which this cache is a part
 
   /// The codec by name or by its settings: planes by a map or bits of keys and values, else entropy; empty: what the types need.
   std::string asked() const;
@@ -36,7 +41,7 @@ struct CodecFlags {
            newest_tokens != 0 || keep_nonfinite;
   }
   bool has_costs() const { return !sensitivity.empty() || !profile.empty(); }
-  bool has_weights() const { return !weights.empty() || !queries.empty(); }
+  bool has_weights() const { return !weights.empty() || !queries.empty() || !probes.empty() || !link.empty(); }
   bool any_given() const {
     return !codec.empty() || has_settings();
   }

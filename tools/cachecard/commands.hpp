@@ -19,6 +19,7 @@ void add_diff(CLI::App& app, Context& context);
 void add_extend(CLI::App& app, Context& context);
 void add_inject(CLI::App& app, Context& context);
 void add_inspect(CLI::App& app, Context& context);
+void add_plan(CLI::App& app, Context& context);
 void add_trim(CLI::App& app, Context& context);
 void add_verify(CLI::App& app, Context& context);
 

@@ -6,7 +6,7 @@
 #include "cachecard/allocate.hpp"
 #include "layer_costs.hpp"
 #include "profile_file.hpp"
-#include "weights_file.hpp"
+#include "token_look.hpp"
 
 namespace cachecard::cli {
 namespace {
@@ -57,66 +57,21 @@ Status set_gains(const CodecFlags& flags, const CardHeader& header, const ModelP
   return {};
 }
 
-/// Rows of the file are layers' KV heads in the order of their key (or latent) streams; a layer's values take its keys' row.
-Result<std::vector<std::int8_t>> file_offsets(const std::string& path, const CardHeader& header) {
-  std::uint64_t heads = 0;
-  for (const StreamRecord& stream : header.streams) heads += is_value(stream) ? 0 : stream.kv_head_count;
-  auto file = read_weights(path, header.token_count, heads);
-  if (!file) return file.error();
-  std::vector<std::int8_t> offsets(use_count(header) * header.token_count);
-  std::uint64_t row = 0;
-  for (std::size_t s = 0; s < header.streams.size(); ++s) {
-    const StreamRecord& stream = header.streams[s];
-    const bool repeats = is_value(stream) && s > 0 && header.streams[s - 1].layer == stream.layer &&
-                         header.streams[s - 1].kv_head_count == stream.kv_head_count;
-    if (repeats) row -= stream.kv_head_count;
-    for (std::uint32_t h = 0; h < stream.kv_head_count; ++h, ++row) {
-      const std::uint64_t from = file->rows == 1 ? 0 : std::min(row, heads - 1);
-      weight_offsets(std::span(file->values).subspan(from * file->token_count, file->token_count),
-                     std::span(offsets).subspan((BitWidthMap::first_use(header, s) + h) * header.token_count, header.token_count));
-    }
-  }
-  return offsets;
-}
-
 /// Whose look at the tokens counts, the best that is at hand.
 Status set_offsets(const CodecFlags& flags, const CacheSource& source, const ModelProfile* profile,
                    const ParallelFor& parallel, EntropyOptions& entropy, CodecNotes& notes) {
   const CardHeader& header = source.header();
-  std::string queries = flags.queries;
-  if (queries.empty()) queries = profile != nullptr ? "newest" : "recency";
-  if (profile == nullptr && (queries == "newest" || queries == "centroids")) {
-    return usage_error(fmt::format("--queries {}: needs --profile", queries));
-  }
-  std::string whose;
-  Result<std::vector<std::int8_t>> offsets = std::vector<std::int8_t>();
-  if (!flags.weights.empty()) {
-    offsets = file_offsets(flags.weights, header);
-    whose = "from a file";
-  } else if (queries == "none") {
-    return {};
-  } else if (queries == "recency") {
-    offsets = recency_offsets(header);
-    whose = "by recency";
-    if (flags.queries.empty()) {
-      notes.notes.push_back("token weights go by recency alone: a model profile (--profile, made by cachecard calibrate) knows far "
-                            "better which tokens count");
-    }
-  } else {
-    WeighOptions options;
-    options.queries = queries == "newest" ? QuerySource::kMap : QuerySource::kCentroids;
-    options.parallel = parallel;
-    offsets = profile_offsets(source, *profile, options);
-    whose = queries == "newest" ? "from the newest tokens' queries, estimated" : "from query centroids";
-  }
-  if (!offsets) return offsets.error();
-  const double gain = offsets_gain(*offsets, header.token_count);
+  auto look = find_look(flags, source, profile, parallel, notes.notes);
+  if (!look) return look.error();
+  if (!look->weights) return {};
+  std::vector<std::int8_t> offsets = head_offsets(header, *look->weights);
+  const double gain = offsets_gain(offsets, header.token_count);
   if (gain < kLeastGain) {
-    notes.notes.push_back(fmt::format("token weights {} gain {:.1f} dB, below {:.1f}: all tokens keep the same steps", whose, gain, kLeastGain));
+    notes.notes.push_back(fmt::format("token weights {} gain {:.1f} dB, below {:.1f}: all tokens keep the same steps", look->whose, gain, kLeastGain));
     return {};
   }
-  notes.provenance += fmt::format(", token weights {}", whose);
-  entropy.token_offsets = std::move(*offsets);
+  notes.provenance += fmt::format(", token weights {}", look->whose);
+  entropy.token_offsets = std::move(offsets);
   return {};
 }
 

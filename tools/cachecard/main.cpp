@@ -29,6 +29,7 @@ void add_commands(CLI::App& app, Context& context) {
   add_extend(app, context);
   add_trim(app, context);
   add_diff(app, context);
+  add_plan(app, context);
   add_calibrate(app, context);
   add_codecs(app, context);
 }

@@ -114,7 +114,7 @@ Result<std::optional<PlanesOptions>> planes_options(const CodecFlags& flags, con
     }
     return std::optional<PlanesOptions>();
   }
-  if (flags.has_weights()) return usage_error("--weights and --queries are for --codec entropy: planes take --map");
+  if (flags.has_weights()) return usage_error("--weights, --queries and --probe are for --codec entropy: planes take --map");
   PlanesOptions planes;
   if (!flags.bits.empty()) {
     auto bits = parse_bits(flags.bits);

@@ -8,13 +8,11 @@
 
 #include "cachecard/reader.hpp"
 #include "context.hpp"
+#include "llama_part.hpp"
 #include "model_flags.hpp"
-#include "module.hpp"
 
 namespace cachecard::cli {
 namespace {
-
-using llama_calibrate::LlamaModule;
 
 Error profile_error(const std::string& path, Error error) {
   error.detail = fmt::format("--profile {}: {}", path, error.detail);
@@ -63,17 +61,6 @@ Result<ModelProfile> of_weights(const std::string& path, const ParallelFor& para
 }
 
 }  // namespace
-
-Result<const LlamaModule*> llama_module() {
-  auto symbol = open_module(LlamaModule::kFile, LlamaModule::kSymbol,
-                            "build CacheCard with -DCACHECARD_WITH_LLAMA=ON and libllama's CMake package (tools/setup.bash makes one)");
-  if (!symbol) return symbol.error();
-  const LlamaModule* module = reinterpret_cast<decltype(&cachecard_llama_module)>(*symbol)();
-  if (module->version == LlamaModule::kVersion) return module;
-  return Error{ErrorCode::kUnsupportedFeature, kNoOffset, {},
-               fmt::format("{} is of another build: found version {}, allowed {}", LlamaModule::kFile, module->version,
-                           LlamaModule::kVersion)};
-}
 
 bool is_gguf_file(const std::string& path) {
   auto file = open_file(path);

@@ -3,12 +3,8 @@
 #include <string>
 
 #include "cachecard/profile.hpp"
-#include "llama_calibrate/llama_module.hpp"
 
 namespace cachecard::cli {
-
-/// What is built on libllama. Errors: unsupported_feature (not built, or of another build)
-Result<const llama_calibrate::LlamaModule*> llama_module();
 
 /// A model profile, which must be of the cache's model: by weights where both are known, else by source. Of a GGUF file what
 /// its weights say: how queries follow from keys and values, but no costs.

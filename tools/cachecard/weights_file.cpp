@@ -22,13 +22,13 @@ struct NpyHeader {
 
 class NpyFile {
  public:
-  explicit NpyFile(const std::string& path) : path_(path) {}
+  explicit NpyFile(std::string name) : name_(std::move(name)) {}
   Result<NpyHeader> read_header(const ByteSource& file) const;
-  Error wrong(std::string detail) const { return usage_error(fmt::format("--weights {}: {}", path_, detail)); }
+  Error wrong(std::string detail) const { return usage_error(fmt::format("{}: {}", name_, detail)); }
 
  private:
   Result<NpyHeader> parse_text(const std::string& text) const;
-  const std::string& path_;
+  std::string name_;
 };
 
 Result<NpyHeader> NpyFile::parse_text(const std::string& text) const {
@@ -80,10 +80,11 @@ Result<NpyHeader> NpyFile::read_header(const ByteSource& file) const {
 
 }  // namespace
 
-Result<WeightsFile> read_weights(const std::string& path, std::uint64_t token_count, std::uint64_t most_rows) {
-  const NpyFile npy(path);
+Result<TokenWeights> read_weights(const std::string& path, std::uint64_t token_count, std::uint64_t most_rows,
+                                  const std::string& name) {
+  const NpyFile npy(name.empty() ? "--weights " + path : name);
   auto file = open_file(path);
-  if (!file) return Error{file.error().code, kNoOffset, {}, fmt::format("--weights {}: {}", path, file.error().detail)};
+  if (!file) return Error{file.error().code, kNoOffset, {}, npy.wrong(file.error().detail).detail};
   auto header = npy.read_header(**file);
   if (!header) return header.error();
   if (header->last != token_count) {
@@ -99,7 +100,7 @@ Result<WeightsFile> read_weights(const std::string& path, std::uint64_t token_co
   }
   std::vector<std::byte> bytes(count * header->item_size);
   if (Status s = (*file)->read_at(header->data_offset, bytes); !s) return s.error();
-  WeightsFile weights{header->rows, header->last, std::vector<float>(count)};
+  TokenWeights weights{header->rows, header->last, std::vector<float>(count)};
   for (std::size_t i = 0; i < count; ++i) {
     double wide = 0.0;
     if (header->item_size == 8) std::memcpy(&wide, bytes.data() + 8 * i, 8);

@@ -1,22 +1,15 @@
 #pragma once
 
 #include <string>
-#include <vector>
 
-#include "cachecard/error.hpp"
-#include "cachecard/io.hpp"
+#include "cachecard/allocate.hpp"
 
 namespace cachecard::cli {
 
-/// An array of numbers from 0 on, as NumPy saves it.
-struct WeightsFile {
-  std::uint64_t rows = 0;         ///< of dimensions but the last, multiplied
-  std::uint64_t token_count = 0;  ///< the last dimension
-  std::vector<float> values;      ///< [row][token]
-};
-
-/// A .npy of little-endian f32 or f64 in C order, one dimension or more, token_count in the last.
-/// Errors: io, invalid_argument naming the flag, the file and what is wrong
-Result<WeightsFile> read_weights(const std::string& path, std::uint64_t token_count, std::uint64_t most_rows);
+/// A .npy of little-endian f32 or f64 in C order, numbers from 0 on, one dimension or more: token_count in the last, and 1 or
+/// most_rows in the others. name: how messages call the file, "--weights <path>" where empty.
+/// Errors: io, invalid_argument naming the file and what is wrong
+Result<TokenWeights> read_weights(const std::string& path, std::uint64_t token_count, std::uint64_t most_rows,
+                                  const std::string& name = {});
 
 }  // namespace cachecard::cli

@@ -49,6 +49,35 @@ double relative_step_square(double step);
 /// Below this, a uniform map is as good.
 inline constexpr double kLeastGain = 0.5;  ///< dB
 
+/// How much tokens count, any scale: one row for all, or weight_rows(header) of them.
+struct TokenWeights {
+  std::uint64_t row_count = 1;
+  std::uint64_t token_count = 0;
+  std::vector<float> values;  ///< [row][token], finite, 0 or more
+};
+
+/// Rows of weights by head: KV heads of the key and latent streams, in the header's order.
+std::uint64_t weight_rows(const CardHeader& header);
+/// Which of them each (stream, KV head) takes, in the map's order: values take that of their layer's keys.
+std::vector<std::uint64_t> weight_row_of_use(const CardHeader& header);
+
+struct WeightShare {
+  const TokenWeights* weights = nullptr;
+  double share = 1.0;
+};
+
+/// Sum of weights, each row over its mean first, times its share. A row that says nothing (all 0) counts as flat.
+/// Needs: shares 0 or more; weights of one token count, and of one row or all of the same count
+TokenWeights sum_weights(std::span<const WeightShare> shares);
+
+/// How finely each token of each head is kept: weight_offsets of its stream's tokens. [use][token]
+/// Needs: weights of the header's tokens, and of one row or weight_rows(header)
+std::vector<std::int8_t> head_offsets(const CardHeader& header, const TokenWeights& weights);
+
+/// How far offsets [use][token] take the predicted error of tokens that count as weights say below that of one step for all
+/// at the same bits, in dB, the mean over heads. Other than offsets_gain it judges offsets by weights that they were not made from.
+double weighted_gain(const CardHeader& header, const TokenWeights& weights, std::span<const std::int8_t> offsets);
+
 /// Whose look at the tokens counts.
 enum class QuerySource : std::uint8_t {
   kMap,        ///< the context's newest queries, estimated from their own keys and values by the profile's map
@@ -71,8 +100,13 @@ struct WeighOptions {
 Result<std::vector<std::int8_t>> profile_offsets(const CacheSource& source, const ModelProfile& profile,
                                                  const WeighOptions& options = {});
 
+/// The same weights by weight_rows(header), before they become offsets: rows of such layers are 0.
+Result<TokenWeights> profile_weights(const CacheSource& source, const ModelProfile& profile, const WeighOptions& options = {});
+
 /// Where nothing at all is known but the order of tokens: newer ones are looked at more. [use][token]
 std::vector<std::int8_t> recency_offsets(const CardHeader& header);
+/// The same as one row of weights.
+TokenWeights recency_weights(std::uint64_t token_count);
 
 /// Costs by (stream, KV head) for step_gains. Layers that were not measured: the mean of the others.
 /// Errors: geometry_mismatch

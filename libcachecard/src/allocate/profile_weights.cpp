@@ -232,7 +232,8 @@ struct WeighJob {
   const CacheSource& source;
   const WeighOptions& options;
   std::vector<Layer> layers;
-  std::vector<std::int8_t> offsets;
+  TokenWeights weights;
+  std::vector<std::uint64_t> row_of_use;
   std::vector<Status> statuses;
 
   void run(std::size_t i);
@@ -242,38 +243,43 @@ void WeighJob::run(std::size_t i) {
   const CardHeader& header = source.header();
   LayerWeigher weigher(source, layers[i], options);
   if (!weigher.has_queries()) return;
-  std::vector<float> weights;
-  statuses[i] = weigher.weigh(weights);
+  std::vector<float> sums;
+  statuses[i] = weigher.weigh(sums);
   if (!statuses[i]) return;
   const StreamRecord& key = header.streams[layers[i].key];
+  const std::size_t first = BitWidthMap::first_use(header, layers[i].key);
   for (std::uint32_t h = 0; h < key.kv_head_count; ++h) {
-    const auto row = std::span(weights).subspan(h * key.token_count, key.token_count);
+    const auto row = std::span(sums).subspan(h * key.token_count, key.token_count);
     settle(row, options.sink_tokens, weigher.newest());
-    for (const std::size_t s : {layers[i].key, layers[i].value}) {
-      const StreamRecord& stream = header.streams[s];
-      if (stream.first_token != key.first_token || stream.token_count != key.token_count) continue;
-      const std::size_t use = BitWidthMap::first_use(header, s) + h;
-      weight_offsets(row, std::span(offsets).subspan(use * header.token_count + key.first_token, key.token_count));
-    }
+    const auto at = row_of_use[first + h] * header.token_count + key.first_token;
+    std::copy(row.begin(), row.end(), weights.values.begin() + static_cast<std::ptrdiff_t>(at));
   }
 }
 
 }  // namespace
 
-Result<std::vector<std::int8_t>> profile_offsets(const CacheSource& source, const ModelProfile& profile,
-                                                 const WeighOptions& options) {
+Result<TokenWeights> profile_weights(const CacheSource& source, const ModelProfile& profile, const WeighOptions& options) {
   const CardHeader& header = source.header();
   auto layers = layers_of(header, profile);
   if (!layers) return layers.error();
-  WeighJob job{source, options, std::move(*layers), {}, {}};
-  job.offsets.assign(BitWidthMap::first_use(header, header.streams.size()) * header.token_count, 0);
+  WeighJob job{source, options, std::move(*layers), {}, weight_row_of_use(header), {}};
+  job.weights.row_count = weight_rows(header);
+  job.weights.token_count = header.token_count;
+  job.weights.values.assign(job.weights.row_count * header.token_count, 0.0f);
   job.statuses.resize(job.layers.size());
   options.parallel(
       job.layers.size(), [](void* context, std::size_t i) { static_cast<WeighJob*>(context)->run(i); }, &job);
   for (const Status& s : job.statuses) {
     if (!s) return s.error();
   }
-  return std::move(job.offsets);
+  return std::move(job.weights);
+}
+
+Result<std::vector<std::int8_t>> profile_offsets(const CacheSource& source, const ModelProfile& profile,
+                                                 const WeighOptions& options) {
+  auto weights = profile_weights(source, profile, options);
+  if (!weights) return weights.error();
+  return head_offsets(source.header(), *weights);
 }
 
 Result<std::vector<double>> profile_costs(const CardHeader& header, const ModelProfile& profile) {

@@ -78,15 +78,20 @@ double offsets_error(std::span<const std::int8_t> offsets) {
 
 double relative_step_square(double step) { return step * step / (1.0 + step * step / 12.0); }
 
+TokenWeights recency_weights(std::uint64_t token_count) {
+  TokenWeights weights{1, token_count, std::vector<float>(token_count)};
+  // Attention falls with distance about as its square root does, whatever the model.
+  for (std::size_t t = 0; t < token_count; ++t) {
+    weights.values[t] = static_cast<float>(1.0 / std::sqrt(static_cast<double>(token_count - t) + 16.0));
+  }
+  return weights;
+}
+
 std::vector<std::int8_t> recency_offsets(const CardHeader& header) {
   const std::size_t uses = BitWidthMap::first_use(header, header.streams.size());
-  std::vector<float> weights(header.token_count);
-  // Attention falls with distance about as its square root does, whatever the model.
-  for (std::size_t t = 0; t < weights.size(); ++t) {
-    weights[t] = static_cast<float>(1.0 / std::sqrt(static_cast<double>(weights.size() - t) + 16.0));
-  }
-  std::vector<std::int8_t> row(weights.size());
-  weight_offsets(weights, row);
+  const TokenWeights weights = recency_weights(header.token_count);
+  std::vector<std::int8_t> row(header.token_count);
+  weight_offsets(weights.values, row);
   std::vector<std::int8_t> offsets;
   offsets.reserve(uses * row.size());
   for (std::size_t use = 0; use < uses; ++use) offsets.insert(offsets.end(), row.begin(), row.end());
