@@ -74,9 +74,9 @@ Status Run::check_layers() const {
   for (std::uint32_t layer = options_.first_layer; layer < end; ++layer) {
     if (facts_.kv_head_count[layer] != 0) return {};
   }
-  return refused(ErrorCode::kInvalidArgument, "no layer with keys and values from " + std::to_string(options_.first_layer) + " to " +
-                                                  std::to_string(options_.end_layer) + ": the model has " +
-                                                  std::to_string(facts_.layer_count));
+  const std::string last = options_.end_layer > facts_.layer_count ? "on" : "to " + std::to_string(options_.end_layer - 1);
+  return refused(ErrorCode::kInvalidArgument, "no layer with keys and values from " + std::to_string(options_.first_layer) + " " +
+                                                  last + ": the model has layers 0 to " + std::to_string(facts_.layer_count - 1));
 }
 
 Status Run::tokenise() {

@@ -39,12 +39,11 @@ struct RowSpan {
   std::uint64_t token_count = 0;
 };
 
-/// Rows as the card holds them, in out or in a buffer.
-Result<std::span<const std::byte>> stored_rows(const CardReader& card, const RowSpan& span,
-                                               RowBuffers& buffers, std::span<std::byte> out = {}) {
+/// Rows as the card holds them, in a buffer.
+Result<std::span<const std::byte>> stored_rows(const CardReader& card, const RowSpan& span, RowBuffers& buffers) {
   const StreamRecord& stream = card.header().streams[span.stream];
   const std::uint64_t size = span.token_count * row_bytes(stream, static_cast<DType>(stream.dtype));
-  const auto rows = out.empty() ? buffers.rows.get(size) : out;
+  const auto rows = buffers.rows.get(size);
   auto status = card.read_rows(span.stream, span.first_token, span.token_count, rows,
                                buffers.scratch.get(card.scratch_bytes(span.stream)));
   if (!status) return status.error();
@@ -91,9 +90,17 @@ Result<ChangedRows> changed_rows(const CardReader& card, std::size_t stream_inde
   const auto dtype = static_cast<DType>(stream.dtype);
   ChangedRows result;
   if (!changes_rows(stream, form)) {
-    auto rows = stored_rows(card, span, buffers, buffers.out);
-    if (!rows) return rows.error();
-    result.bytes = *rows;
+    const std::uint64_t size = token_count * row_bytes(stream, dtype);
+    const auto rows = buffers.out.empty() ? buffers.rows.get(size) : buffers.out;
+    const auto scratch = buffers.scratch.get(card.scratch_bytes(stream_index));
+    result.bytes = rows;
+    if (!buffers.counts) {
+      if (Status s = card.read_rows(stream_index, first_token, token_count, rows, scratch); !s) return s.error();
+      return result;
+    }
+    auto count = card.read_counted_rows(stream_index, first_token, token_count, rows, scratch);
+    if (!count) return count.error();
+    result.nonfinite_rows = *count;
     return result;
   }
   const auto out =

@@ -38,6 +38,7 @@ struct RowForm {
 /// Buffers of one worker.
 struct RowBuffers {
   std::span<std::byte> out;  ///< where changed rows go, exactly their size; empty: into a buffer
+  bool counts = false;       ///< nonfinite_rows is wanted
   Buffer rows;
   Buffer scratch;
   Buffer values;
@@ -49,6 +50,7 @@ struct ChangedRows {
   double loss = 0.0;                 ///< largest |x - stored|, in the rotated values where they rotate
   std::uint64_t nonfinite_values =
       0;  ///< of the card's, which no block type can hold; counted only for those
+  std::optional<std::uint64_t> nonfinite_rows;  ///< values of bytes that are NaN or infinite, where asked for and at hand
 };
 
 /// Whether the target's rows are other bytes than the card's.

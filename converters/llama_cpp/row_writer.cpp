@@ -124,6 +124,7 @@ std::span<std::byte> RowWork::place_of(const RowJob& job, const RowTarget& targe
 Status RowWork::copy(const RowJob& job, Worker& worker) {
   const RowTarget& target = targets_[job.target];
   worker.buffers.out = place_of(job, target);
+  worker.buffers.counts = check_;
   auto rows =
       changed_rows(card_, target.stream, job.first_token, job.token_count, target.form, worker.buffers);
   if (!rows) return rows.error();
@@ -140,7 +141,8 @@ Status RowWork::check(const RowJob& job, const RowTarget& target, const ChangedR
     return nonfinite(target, "tokens " + std::to_string(job.first_token) + " to " +
                                  std::to_string(job.first_token + job.token_count - 1));
   }
-  const std::uint64_t count = check_ ? count_nonfinite(target.form.dtype, rows.bytes) : 0;
+  const std::uint64_t count =
+      !check_ ? 0 : rows.nonfinite_rows ? *rows.nonfinite_rows : count_nonfinite(target.form.dtype, rows.bytes);
   if (count == 0) return {};
   worker.report.nonfinite_values += count;
   if (options_.allow_nonfinite) return {};

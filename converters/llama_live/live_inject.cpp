@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <optional>
 
-#include "llama_cpp/card_checks.hpp"
 
 namespace cachecard::llama_live {
 namespace {
@@ -84,7 +83,7 @@ Status LiveInjection::stage() {
   auto target = live_template(live_, facts_, sequence_);
   if (!target) return target.error();
   target_ = *std::move(target);
-  if (Status s = llama_cpp::check_other_sections(card_, report_.token_count); !s) return s;
+  if (Status s = card_.check_other_sections(report_.token_count); !s) return s;
   llama_cpp::StateWriteOptions writing;
   writing.token_count = report_.token_count;
   writing.position_shift = options_.position_shift;

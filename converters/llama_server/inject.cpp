@@ -6,7 +6,6 @@
 #include <optional>
 
 #include "cachecard/digest.hpp"
-#include "llama_cpp/card_checks.hpp"
 #include "llama_server/journal.hpp"
 #include "llama_server/slot_template.hpp"
 #include "llama_server/stage.hpp"
@@ -290,7 +289,7 @@ Result<InjectReport> rehearse(const CardReader& card, ServerClient& client, cons
   report.token_count = *count;
   report.old_tokens = view->slot.tokens.value_or(0);
   if (*left) report.notes.push_back("an unfinished injection must be undone first (--recover)");
-  if (Status s = llama_cpp::check_other_sections(card, 0); !s) return s.error();
+  if (Status s = card.check_other_sections(0); !s) return s.error();
   return report;
 }
 

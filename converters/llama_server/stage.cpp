@@ -4,7 +4,6 @@
 
 #include <algorithm>
 
-#include "llama_cpp/card_checks.hpp"
 #include "llama_server/slot_session.hpp"
 
 namespace cachecard::llama_server {
@@ -66,7 +65,7 @@ Result<std::uint64_t> prefix_of(const CardHeader& header, std::uint64_t wanted) 
 Result<llama_cpp::StateWriteReport> stage_card(const CardReader& card, const llama_cpp::StateTemplate& layout,
                                                const llama_cpp::ModelFacts* model, const std::string& path,
                                                const StageOptions& options) {
-  if (Status s = llama_cpp::check_other_sections(card, options.token_count); !s) return s.error();
+  if (Status s = card.check_other_sections(options.token_count); !s) return s.error();
   auto tokens = card.token_ids();
   if (!tokens) return tokens.error();
   FileSinkOptions volatile_file;

@@ -64,6 +64,7 @@ Status decode_stream(const CardReader& card, std::size_t stream, const DecodeTar
   if (count == 0) return {};
   DecodeRequest request{stream, record.first_token, count, false};
   request.rope_pairing = options.pairing.value_or(RopePairing::kNone);
+  request.finite = options.finite;
   return card.decode(request, target, options.parallel);
 }
 

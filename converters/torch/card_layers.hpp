@@ -22,6 +22,7 @@ struct DecodeOptions {
   /// The target's order of RoPE pairs; nullopt: as the card has it.
   std::optional<RopePairing> pairing;
   ParallelFor parallel;
+  bool finite = false;  ///< NaN and infinities in the target's type are non_finite
 };
 
 /// Tokens of a stream among the first options.token_count of the card.

@@ -134,7 +134,7 @@ class TensorSource final : public CacheSource {
 };
 
 DecodeOptions decode_options(const TensorOptions& options) {
-  return {options.token_count, options.pairing, options.parallel};
+  return {options.token_count, options.pairing, options.parallel, options.finite};
 }
 
 DecodeTarget target_of(const at::Tensor& tensor) {

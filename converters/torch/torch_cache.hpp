@@ -34,6 +34,7 @@ struct TensorOptions {
   /// Order of RoPE pairs in the keys; as transformers has most models. nullopt: as the card has it.
   std::optional<RopePairing> pairing = RopePairing::kHalfSplit;
   ParallelFor parallel;
+  bool finite = false;  ///< NaN and infinities in the tensors' type are non_finite
 };
 
 /// A card as new contiguous tensors. On the CPU values are decoded straight into them.

@@ -49,6 +49,8 @@ template <class T>
 inline constexpr std::size_t kFirstSize = sizeof(T);
 template <>
 inline constexpr std::size_t kFirstSize<ccd_write_options> = offsetof(ccd_write_options, codec);
+template <>
+inline constexpr std::size_t kFirstSize<ccd_target> = offsetof(ccd_target, rope_pairing);
 
 /// A struct given by the caller, at its own size: what it lacks is zero, what we do not know must be.
 template <class T>

@@ -11,9 +11,10 @@ Result<ccd_target> take_target(const ccd_target* given, std::uint64_t token_coun
   if (target->dtype != CCD_DTYPE_F32 && target->dtype != CCD_DTYPE_F16 && target->dtype != CCD_DTYPE_BF16) {
     return argument_error("target.dtype must be f32, f16 or bf16");
   }
-  if ((target->flags & ~std::uint32_t{CCD_TARGET_KEEP_ROTATION}) != 0) {
+  if ((target->flags & ~std::uint32_t{CCD_TARGET_KEEP_ROTATION | CCD_TARGET_FINITE}) != 0) {
     return argument_error("an unknown target flag");
   }
+  if (target->rope_pairing > CCD_PAIRING_HALF_SPLIT) return argument_error("target.rope_pairing names nothing");
   if (target->page_size == 0) {
     if (target->base == nullptr && token_count > 0) return argument_error("target.base is NULL");
     return target;
@@ -45,13 +46,21 @@ ccd_status ccd_card_decode(const ccd_card* card, uint32_t layer, uint32_t stream
     DecodeTarget where{taken->base,        static_cast<DType>(taken->dtype), taken->token_stride,
                        taken->head_stride, taken->channel_stride,            nullptr};
     if (taken->page_size != 0) where.blocks = &pages;
-    const DecodeRequest request{span->stream, first_token, token_count,
-                                (taken->flags & CCD_TARGET_KEEP_ROTATION) != 0};
+    DecodeRequest request{span->stream, first_token, token_count, (taken->flags & CCD_TARGET_KEEP_ROTATION) != 0};
+    request.rope_pairing = static_cast<RopePairing>(taken->rope_pairing);
+    request.finite = (taken->flags & CCD_TARGET_FINITE) != 0;
     GuardedParallel parallel(card->parallel);
     const Status decoded =
         card->reader.decode(request, where, parallel.view(), take_allocator(card->allocator));
     if (Status s = parallel.status(); !s) return s;
     return decoded;
+  });
+}
+
+ccd_status ccd_card_check_other_sections(const ccd_card* card, uint64_t token_count, ccd_error* error) noexcept {
+  return guarded(error, [&]() -> Status {
+    if (card == nullptr) return argument_error("card is NULL");
+    return card->reader.check_other_sections(token_count);
   });
 }
 

@@ -14,6 +14,8 @@ bool only_asks(const ccd_card& card, const std::int32_t* out, std::size_t capaci
   return true;
 }
 
+constexpr std::uint16_t kFineWidth = 16;  ///< half bits of an i8
+
 /// Widths of the part of a request that lies in one chunk. spec: FORMAT.md#bit-width-map
 Status chunk_widths(const CardReader& reader, const FrameHeader& frame, const RowSpan& span, std::uint32_t kv_head,
                     std::uint16_t* out) {
@@ -34,8 +36,11 @@ Status chunk_widths(const CardReader& reader, const FrameHeader& frame, const Ro
   const std::uint64_t segment_first = reader.header().segments[frame.segment].first_token;
   for (std::uint64_t t = first; t < end; ++t) {
     const std::int8_t offset = row[t - segment_first];
-    const int width = std::min<int>(map->base[span.stream] + offset, map->cap[span.stream]);
-    *out++ = offset == kOffsetExact ? type_width : offset == kOffsetAbsent ? 0 : static_cast<std::uint16_t>(width);
+    const int width = std::max(0, std::min<int>(map->base[span.stream] + offset, map->cap[span.stream]));
+    *out++ = offset == kOffsetExact    ? type_width
+             : offset == kOffsetFine   ? kFineWidth
+             : offset == kOffsetAbsent ? std::uint16_t{0}
+                                       : static_cast<std::uint16_t>(width);
   }
   return {};
 }

@@ -3,6 +3,7 @@
 #include <optional>
 #include <vector>
 
+#include "c_api_codec.hpp"
 #include "c_api_identity.hpp"
 #include "cachecard/writer.hpp"
 
@@ -64,44 +65,6 @@ class CallbackSink final : public ByteSink {
  private:
   const ccd_output& output_;
 };
-
-Result<ccd_write_options> take_options(const ccd_write_options* given) {
-  auto options = take_optional(given, "ccd_write_options");
-  if (!options) return options;
-  constexpr std::uint32_t kFlagsKnown =
-      CCD_WRITE_KEEP_EXISTING | CCD_WRITE_NO_SYNC | CCD_WRITE_EXACT_TOKENS | CCD_WRITE_KEEP_NONFINITE;
-  if (options->codec != CCD_CODEC_EXACT && options->codec != CCD_CODEC_PLANES) {
-    return argument_error("an unknown codec");
-  }
-  if (options->key_bits > 8 || options->value_bits > 8) return argument_error("bits are 1 to 8");
-  if ((options->flags & ~kFlagsKnown) != 0) return argument_error("an unknown write flag");
-  if (options->compressor > CCD_COMPRESSOR_SPLIT_ZSTD) return argument_error("an unknown compressor");
-  if (options->chunk_order > CCD_ORDER_SPAN_MAJOR) return argument_error("an unknown chunk order");
-  return options;
-}
-
-PlanesOptions planes_options(const ccd_write_options& given, std::uint64_t token_count) {
-  PlanesOptions planes;
-  if (given.key_bits != 0) planes.key_bits = static_cast<std::uint8_t>(given.key_bits);
-  if (given.value_bits != 0) planes.value_bits = static_cast<std::uint8_t>(given.value_bits);
-  if ((given.flags & CCD_WRITE_EXACT_TOKENS) != 0) planes.exact_tokens = given.exact_tokens;
-  planes.keep_nonfinite = (given.flags & CCD_WRITE_KEEP_NONFINITE) != 0;
-  for (std::uint64_t t = 0; given.token_bits != nullptr && t < token_count; ++t) {
-    planes.token_bits.push_back({given.token_bits[2 * t], given.token_bits[2 * t + 1]});
-  }
-  return planes;
-}
-
-CardOptions card_options(const ccd_write_options& given, std::uint64_t token_count) {
-  CardOptions options;
-  options.compressor = static_cast<Compressor>(given.compressor);
-  options.chunk_order = static_cast<ChunkOrder>(given.chunk_order);
-  if (given.zstd_level != 0) options.zstd_level = given.zstd_level;
-  if (given.chunk_tokens != 0) options.chunk_tokens = given.chunk_tokens;
-  if (given.provenance != nullptr) options.provenance.text = given.provenance;
-  if (given.codec == CCD_CODEC_PLANES) options.planes = planes_options(given, token_count);
-  return options;
-}
 
 Result<StreamRecord> stream_record(const ccd_stream& stream) {
   if (stream.stream > CCD_STREAM_OPAQUE || stream.dtype > 0xFF || stream.rope_state > CCD_ROPE_AFTER ||
@@ -178,15 +141,17 @@ Status write_to(const WriteCall& call, OpenSink&& open_sink) {
   if (!values) return values.error();
   if (values->read_rows == nullptr) return argument_error("values.read_rows is NULL");
   if (Status s = call.report == nullptr ? Status() : can_give(call.report, "report"); !s) return s;
-  auto options = take_options(call.options);
+  auto options = take_write_options(call.options);
   if (!options) return options.error();
 
+  const CallbackValues source(*call.writer, *values);
+  GuardedParallel parallel(options->parallel);
+  auto card = card_options(*options, source, parallel.view());
+  if (Status s = parallel.status(); !s) return s;
+  if (!card) return card.error();
   Result<std::unique_ptr<ByteSink>> sink = open_sink(options->flags);
   if (!sink) return sink.error();
-  GuardedParallel parallel(options->parallel);
-  CardOptions card = card_options(*options, call.writer->header.token_count);
-  card.parallel = parallel.view();
-  auto written = write_card(CallbackValues(*call.writer, *values), **sink, card);
+  auto written = write_card(source, **sink, *card);
   if (Status s = parallel.status(); !s) return s;
   if (!written) return written.error();
   if (Status s = (*sink)->commit(); !s) return s;

@@ -26,6 +26,7 @@ CODECS = {
     "planes": {"flags": ["--codec", "planes", "--bits", "4,3"], "ratio": {2000: 4.2, 4000: 3.7}, "share": "<= 0.235",
                "capture": 0.6},
 }
+PROFILE = os.path.join(ROOT, "fixtures", "profiles", "smollm2-135m.profile")
 LAYERS, KV_WIDTH = 30, 192  # SmolLM2-135M: 3 KV heads of 64
 
 
@@ -71,8 +72,11 @@ class Bench:
                     ids += client.tokenize(server.url, text.read())
             for count in (2000, 4000):
                 self.hand_off(server, ids[:count], ids[count:count + 32])
+        self.make_card("entropy", "--bits", "1", "--profile", PROFILE)
         self.live_inject("raw", "-")
         self.live_inject("planes", "<= 1.4")
+        self.live_inject("entropy", "<= 1.8")
+        self.python_load()
         self.verify_bandwidth()
         self.inspect_time()
         self.threads()
@@ -139,6 +143,25 @@ class Bench:
         self.add(f"{codec}: reading again / hand-off, {count} tokens", f"{reread / card_s:.0f}",
                  {2000: ">= 60", 4000: ">= 100"}[count], f"{reread:.2f} s against {card_s * 1e3:.0f} ms")
         return card_s
+
+    def make_card(self, codec, *flags):
+        """The raw card's state as another card."""
+        timed([self.cli, "convert", self.path("raw-4000.card"), self.path("4000.seq"), "--container", "sequence", "--layout", "11/4"])
+        timed([self.cli, "convert", self.path("4000.seq"), self.path(f"{codec}-4000.card"), "--model", self.args.model,
+               "--adapters", "none", "--codec", codec, *flags])
+
+    def python_load(self):
+        """cachecard.hf.load against C++ for the same card, by the interpreter that has transformers."""
+        if not self.args.torch_python:
+            return
+        cards = {codec: self.path(f"{codec}-4000.card") for codec in ("raw", "planes", "entropy")}
+        found = json.loads(timed([self.args.torch_python, os.path.join(ROOT, "tests", "bench", "load_bench.py"),
+                                  os.path.join(self.programs, "card_load"), self.args.model, str(self.args.runs),
+                                  *cards.values()])[1])
+        for codec, card in cards.items():
+            ours, theirs, our_cpu, their_cpu = found[card]
+            self.add(f"Python load / C++ load, {codec}, 4000 tokens", f"{ours / theirs:.2f}", "<= 1.1",
+                     f"{ours:.1f} ms against {theirs:.1f} ms ({our_cpu / their_cpu:.2f} of its CPU time): identity, digests, finiteness, f16 tensors, keys in halves")
 
     def live_inject(self, codec, asked):
         """A card into a running context against llama_state_seq_set_data of the same state, first token included."""
@@ -249,6 +272,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--build", required=True)
     parser.add_argument("--model", required=True)
+    parser.add_argument("--torch-python", help="interpreter that has transformers and the package cachecard")
     parser.add_argument("--json")
     parser.add_argument("--runs", type=int, default=9)
     args = parser.parse_args()

@@ -124,10 +124,40 @@ class ExitCodes(CommandTest):
                           ["convert", card, "out", "--codec", "raw"],
                           ["convert", CACHES / "llama_f16.seq", "out"],
                           ["convert", CACHES / "llama_f16.seq", "out", "--zstd=99"],
-                          ["verify", card, "--threads", "0"], ["diff", "-", "-"]):
+                          ["verify", card, "--threads", "0"], ["diff", "-", "-"],
+                          ["extend", card], ["extend", card, CACHES / "llama_f16.seq"],
+                          ["extend", card, CACHES / "llama_f16.seq", "-o", "out"],
+                          ["extend", card, CACHES / "llama_f16.seq", "-o", "out", "--model", MODEL, "--bits", "two"],
+                          ["calibrate"], ["calibrate", "--model", MODEL, "--text", self.folder],
+                          ["calibrate", "--model", MODEL, "--text", self.folder, "-o", "out"],
+                          *(["calibrate", "--model", MODEL, "--text", CACHES, "-o", "out", *more]
+                            for more in (["--layers", "5:5"], ["--layers", "two"], ["--context", "1"],
+                                         ["--cost-windows", "0"], ["--texts", "0"]))):
             with self.subTest(arguments=arguments):
                 self.expect(2, *arguments)
         self.assertEqual(self.files(), ["made.card"])
+
+    def test_extend_ends_with_the_code_of_what_is_wrong(self):
+        card, state = self.card(), CACHES / "llama_f16.seq"
+        broken = self.patched(card.read_bytes()[:-1], "broken.card")
+        before = self.files()
+        for exit_code, base, source, model in ((3, "no.card", state, MODEL), (3, card, "no.seq", MODEL),
+                                               (3, card, state, "no.gguf"), (5, broken, state, MODEL),
+                                               (4, state, state, MODEL), (4, card, CACHES / "llama_empty.seq", MODEL),
+                                               (6, card, CACHES / "gemma3_f16.seq", CACHES / "models" / "tiny_gemma3.gguf")):
+            with self.subTest(base=base, source=source, model=model):
+                done = self.expect(exit_code, "extend", base, source, "-o", "out", "--model", model)
+                self.assertEqual(done.stderr.count(b"\n"), 1, done.stderr)
+        self.assertEqual(self.files(), before)
+
+    def test_calibrate_ends_with_the_code_of_what_is_wrong(self):
+        texts = self.folder / "texts"
+        texts.mkdir()
+        before = self.files()
+        self.expect(3, "calibrate", "--model", MODEL, "--text", "none", "-o", "out")
+        (texts / "a.txt").write_text("text")
+        self.expect(2, "calibrate", "--model", MODEL, "--text", self.folder, "-o", "out")  # no .txt in it
+        self.assertEqual(self.files(), before)
 
     def test_a_missing_flag_is_named(self):
         state = CACHES / "llama_f16.seq"
@@ -146,8 +176,8 @@ class ExitCodes(CommandTest):
     def test_help_and_version_end_with_0(self):
         self.assertIn(b"Exit codes", self.expect(0, "--help").stdout)
         self.assertIn(b"card format", self.expect(0, "--version").stdout)
-        for command in ("convert", "inspect", "verify", "capture", "inject", "trim", "diff",
-                        "plan", "codecs"):
+        for command in ("convert", "inspect", "verify", "capture", "inject", "extend", "trim", "diff",
+                        "calibrate", "plan", "codecs"):
             self.assertIn(command.encode(), self.expect(0, command, "--help").stdout)
 
 

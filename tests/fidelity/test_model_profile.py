@@ -141,6 +141,12 @@ class ModelProfile(unittest.TestCase):
                                   check=False)
             self.assertEqual((done.returncode, done.stderr.count("\n")), (code, 1), done.stderr)
             self.assertFalse(os.path.exists(out))
+        for layers, words in (("40:", "from 40 on: the model has layers 0 to 29"), ("30:31", "from 30 on: the model"),):
+            done = subprocess.run([CLI, "calibrate", "--model", MODEL, "--text", texts, "-o", out, "--layers", layers],
+                                  capture_output=True, text=True, check=False)
+            self.assertEqual((done.returncode, done.stderr.count("\n")), (2, 1), done.stderr)
+            self.assertIn(words, done.stderr)
+            self.assertFalse(os.path.exists(out))
 
 
 if __name__ == "__main__":

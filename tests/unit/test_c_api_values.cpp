@@ -175,9 +175,62 @@ TEST_CASE("decode refuses what cannot be", "[c_api]") {
     return decode_all(card.handle, kShapes[0], target);
   };
   CHECK(with([](ccd_target& t) { t.dtype = CCD_DTYPE_Q8_0; }) == CCD_INVALID_ARGUMENT);
-  CHECK(with([](ccd_target& t) { t.flags = 2; }) == CCD_INVALID_ARGUMENT);
+  CHECK(with([](ccd_target& t) { t.flags = 4; }) == CCD_INVALID_ARGUMENT);
   CHECK(with([](ccd_target& t) { t.base = nullptr; }) == CCD_INVALID_ARGUMENT);
   CHECK(with([](ccd_target& t) { t.struct_size = 8; }) == CCD_INVALID_ARGUMENT);
+}
+
+TEST_CASE("decode puts RoPE pairs in the order asked for", "[c_api]") {
+  std::string data;
+  {
+    ccd_writer* writer = described_writer();
+    auto table = sized<ccd_rope_table>();
+    table.layer = CCD_ALL_LAYERS;
+    table.pairing = CCD_PAIRING_HALF_SPLIT;
+    table.rotated_offset = 8;
+    table.pair_count = 20;
+    table.magnitude = 1.0;
+    const std::vector<double> frequencies(20, 0.01);
+    REQUIRE(ccd_writer_set_rope_table(writer, &table, frequencies.data(), nullptr) == CCD_OK);
+    auto output = sized<ccd_output>();
+    output.write = append;
+    output.user = &data;
+    const auto from = values();
+    const auto options = write_options();
+    REQUIRE(ccd_writer_write_to(writer, &output, &from, &options, nullptr, nullptr) == CCD_OK);
+    ccd_writer_destroy(writer);
+  }
+  const Card card(data);
+  for (const std::uint32_t dtype : {CCD_DTYPE_F16, CCD_DTYPE_F32}) {
+    Dense stored(dtype);
+    Dense wanted(dtype);
+    wanted.target.rope_pairing = CCD_PAIRING_INTERLEAVED;
+    REQUIRE(decode_all(card.handle, kShapes[0], stored.target) == CCD_OK);
+    REQUIRE(decode_all(card.handle, kShapes[0], wanted.target) == CCD_OK);
+    const std::size_t size = dtype == CCD_DTYPE_F16 ? 2 : 4;
+    const auto same = [&](std::uint64_t token, std::size_t channel, std::size_t from) {
+      const std::size_t row = token * kHeads * kHeadDim;
+      return std::memcmp(wanted.memory.data() + (row + channel) * size, stored.memory.data() + (row + from) * size, size) == 0;
+    };
+    for (std::uint64_t t = 0; t < kTokens; t += 13) {
+      bool all = true;
+      for (std::size_t c = 0; c < kHeadDim; ++c) {
+        const bool rotated = c >= 8 && c < 48;
+        all = all && same(t, c, rotated ? 8 + (c - 8) / 2 + (c % 2) * 20 : c);
+      }
+      CHECK(all);
+    }
+    wanted.target.rope_pairing = 3;
+    CHECK(decode_all(card.handle, kShapes[0], wanted.target) == CCD_INVALID_ARGUMENT);
+    wanted.target.struct_size = offsetof(ccd_target, rope_pairing);  // a caller of before
+    CHECK(decode_all(card.handle, kShapes[0], wanted.target) == CCD_OK);
+    CHECK(wanted.memory == stored.memory);
+  }
+  const Card unknown(bytes());
+  Dense out;
+  out.target.rope_pairing = CCD_PAIRING_INTERLEAVED;
+  CHECK(decode_all(unknown.handle, kShapes[0], out.target) == CCD_IDENTITY_UNKNOWN);
+  CHECK(decode_all(unknown.handle, kShapes[1], out.target) == CCD_OK);  // values have no pairs
 }
 
 TEST_CASE("decode finds a damaged chunk where it lies", "[c_api]") {
@@ -189,6 +242,9 @@ TEST_CASE("decode finds a damaged chunk where it lies", "[c_api]") {
   CHECK(decode_all(card.handle, kShapes[0], out.target, &error) == CCD_CHECKSUM_MISMATCH);
   CHECK(error.offset < data.size());
   CHECK(ccd_card_decode(card.handle, 0, CCD_STREAM_KEY, kChunkTokens, 5, &out.target, nullptr) == CCD_OK);
+  CHECK(ccd_card_check_other_sections(card.handle, kTokens, nullptr) == CCD_OK);
+  CHECK(ccd_card_check_other_sections(card.handle, 0, nullptr) == CCD_CHECKSUM_MISMATCH);
+  CHECK(ccd_card_check_other_sections(nullptr, 0, nullptr) == CCD_INVALID_ARGUMENT);
 }
 
 TEST_CASE("scratch comes from the caller's allocator and goes back", "[c_api]") {

@@ -10,7 +10,7 @@
 #include "cache_file.hpp"
 #include "commands.hpp"
 #include "context.hpp"
-#include "layer_costs.hpp"
+#include "profile_file.hpp"
 #include "output.hpp"
 #include "workers.hpp"
 

@@ -1,7 +1,7 @@
 #include "entropy_settings.hpp"
 
 #include <algorithm>
-#include <cmath>
+#include <map>
 
 #include "cachecard/allocate.hpp"
 #include "layer_costs.hpp"
@@ -11,12 +11,8 @@
 namespace cachecard::cli {
 namespace {
 
-constexpr std::int8_t kHalfStep = 2;  ///< half bits that halve the step
-constexpr std::int8_t kMostOffset = 8;
 constexpr double kUsualBits = 1.5;  ///< a fifth of a q4_0 cache's KL with a profile: tests/fidelity/RESULTS.md
 constexpr double kBlindBits = 3.0;  ///< where nothing tells what errors of each head cost: the same with weights through a GGUF
-
-std::size_t use_count(const CardHeader& header) { return BitWidthMap::first_use(header, header.streams.size()); }
 
 /// The profile that was asked for; without one what the model's own weights say, where its file is at hand.
 Result<std::optional<ModelProfile>> profile_at_hand(const CodecFlags& flags, const CardHeader& header, const ParallelFor& parallel,
@@ -33,27 +29,18 @@ Result<std::optional<ModelProfile>> profile_at_hand(const CodecFlags& flags, con
 
 /// What is known of the model: gains by head and channel.
 Status set_gains(const CodecFlags& flags, const CardHeader& header, const ModelProfile* profile, EntropyOptions& entropy) {
-  std::vector<double> costs;
-  const bool measured = profile != nullptr && has_costs(*profile);
   if (profile != nullptr) {
-    auto channels = profile_channel_gains(header, *profile);
-    if (!channels) return channels.error();
-    entropy.channel_gains = std::move(*channels);
+    if (Status s = use_profile(header, *profile, entropy); !s) return s;
   }
-  if (measured) {
-    auto of_profile = profile_costs(header, *profile);
-    if (!of_profile) return of_profile.error();
-    costs = std::move(*of_profile);
-  } else if (!flags.sensitivity.empty()) {
-    auto layers = read_layer_costs(flags.sensitivity, header.layer_count);
-    if (!layers) return layers.error();
-    for (const StreamRecord& stream : header.streams) {
-      const auto& cost = (*layers)[stream.layer];
-      costs.insert(costs.end(), stream.kv_head_count, is_value(stream) ? cost.value : cost.key);
-    }
+  if (flags.sensitivity.empty()) return {};
+  auto layers = read_layer_costs(flags.sensitivity, header.layer_count);
+  if (!layers) return layers.error();
+  std::vector<double> costs;
+  for (const StreamRecord& stream : header.streams) {
+    const auto& cost = (*layers)[stream.layer];
+    costs.insert(costs.end(), stream.kv_head_count, is_value(stream) ? cost.value : cost.key);
   }
   entropy.gains = step_gains(costs);
-  if (measured) entropy.costs = std::move(costs);
   return {};
 }
 
@@ -63,27 +50,16 @@ Status set_offsets(const CodecFlags& flags, const CacheSource& source, const Mod
   const CardHeader& header = source.header();
   auto look = find_look(flags, source, profile, parallel, notes.notes);
   if (!look) return look.error();
-  if (!look->weights) return {};
-  std::vector<std::int8_t> offsets = head_offsets(header, *look->weights);
-  const double gain = offsets_gain(offsets, header.token_count);
-  if (gain < kLeastGain) {
-    notes.notes.push_back(fmt::format("token weights {} gain {:.1f} dB, below {:.1f}: all tokens keep the same steps", look->whose, gain, kLeastGain));
-    return {};
+  std::vector<std::int8_t> offsets;
+  if (look->weights) offsets = head_offsets(header, *look->weights);
+  const WeighReport report = use_offsets(header, std::move(offsets), flags.newest_tokens, entropy);
+  if (report.used) {
+    notes.provenance += fmt::format(", token weights {}", look->whose);
+  } else if (look->weights) {
+    notes.notes.push_back(fmt::format("token weights {} gain {:.1f} dB, below {:.1f}: all tokens keep the same steps", look->whose,
+                                      report.gain, kLeastGain));
   }
-  notes.provenance += fmt::format(", token weights {}", look->whose);
-  entropy.token_offsets = std::move(offsets);
   return {};
-}
-
-void set_newest_tokens(const CodecFlags& flags, const CardHeader& header, EntropyOptions& entropy) {
-  const std::uint64_t newest = std::min(flags.newest_tokens, header.token_count);
-  if (newest == 0) return;
-  const std::size_t uses = use_count(header);
-  entropy.token_offsets.resize(uses * header.token_count, 0);
-  for (std::size_t use = 0; use < uses; ++use) {
-    const auto row = std::span(entropy.token_offsets).subspan(use * header.token_count, header.token_count);
-    for (std::int8_t& offset : row.last(newest)) offset = static_cast<std::int8_t>(std::min(offset + kHalfStep, +kMostOffset));
-  }
 }
 
 }  // namespace
@@ -123,7 +99,6 @@ Result<EntropyOptions> entropy_options(const CodecFlags& flags, const CacheSourc
   const std::string rate = flags.bytes != 0 ? fmt::format("{} bytes", flags.bytes) : fmt::format("{} bits", entropy.bits);
   notes.provenance = fmt::format(", entropy {}, {} exact tokens, {} fine tokens", rate, entropy.exact_tokens, entropy.fine_tokens) +
                      notes.provenance;
-  set_newest_tokens(flags, header, entropy);
   return entropy;
 }
 

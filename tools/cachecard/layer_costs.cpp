@@ -2,8 +2,6 @@
 
 #include <cmath>
 
-#include "cachecard/reader.hpp"
-
 namespace cachecard::cli {
 namespace {
 

@@ -28,7 +28,6 @@ Result<std::vector<TokenBits>> read_bits(std::string_view flag, std::string_view
 
 /// What errors of all heads of a stream cost, for each stream of the header.
 Result<std::vector<double>> stream_costs(const CodecFlags& flags, const CardHeader& header) {
-  std::vector<double> costs;
   if (!flags.profile.empty() && !flags.sensitivity.empty()) {
     return usage_error("--profile has what --sensitivity says: give one of them");
   }
@@ -39,17 +38,11 @@ Result<std::vector<double>> stream_costs(const CodecFlags& flags, const CardHead
       return usage_error(fmt::format("--profile {}: weights alone do not say what errors cost, and planes need no more: cachecard "
                                      "calibrate measures it", flags.profile));
     }
-    auto heads = profile_costs(header, *profile);
-    if (!heads) return heads.error();
-    for (std::size_t s = 0; s < header.streams.size(); ++s) {
-      double sum = 0.0;
-      for (std::size_t use = BitWidthMap::first_use(header, s); use < BitWidthMap::first_use(header, s + 1); ++use) sum += (*heads)[use];
-      costs.push_back(sum);
-    }
-    return costs;
+    return profile_stream_costs(header, *profile);
   }
   auto layers = read_layer_costs(flags.sensitivity, header.layer_count);
   if (!layers) return layers.error();
+  std::vector<double> costs;
   for (const StreamRecord& stream : header.streams) {
     const auto& cost = (*layers)[stream.layer];
     costs.push_back(is_value(stream) ? cost.value : cost.key);
@@ -64,33 +57,7 @@ Status set_layer_bits(const CodecFlags& flags, const CardHeader& header, PlanesO
   }
   auto costs = stream_costs(flags, header);
   if (!costs) return costs.error();
-  std::vector<StreamWeight> weights;
-  double bits = 0.0;
-  double values = 0.0;
-  for (std::size_t s = 0; s < header.streams.size(); ++s) {
-    const StreamRecord& stream = header.streams[s];
-    const std::uint64_t count = stream.stream == static_cast<std::uint8_t>(StreamKind::kOpaque)
-                                    ? 0
-                                    : stream.token_count * row_elements(stream);
-    weights.push_back({(*costs)[s], count});
-    bits += static_cast<double>(count) * (is_value(stream) ? planes.value_bits : planes.key_bits);
-    values += static_cast<double>(count);
-  }
-  if (values == 0.0) return {};
-  const bool newest = planes.newest_tokens != 0;
-  const double share = static_cast<double>(std::min(planes.newest_tokens, header.token_count)) /
-                       static_cast<double>(std::max<std::uint64_t>(header.token_count, 1));
-  const double mean = std::max(bits / values - share, 1.0);
-  // Room for the newest tokens' bit, unless all bits are wanted.
-  auto shared = allocate_bits(weights, mean, newest && mean <= 7.0 ? 7 : 8);
-  if (!shared) return shared.error();
-  planes.layer_bits.assign(header.layer_count, {planes.key_bits, planes.value_bits});
-  for (std::size_t i = 0; i < weights.size(); ++i) {
-    if (weights[i].value_count == 0) continue;
-    TokenBits& layer = planes.layer_bits[header.streams[i].layer];
-    (is_value(header.streams[i]) ? layer.value : layer.key) = (*shared)[i];
-  }
-  return {};
+  return share_layer_bits(header, *costs, planes);
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <array>
 #include <cstring>
 
+#include "cachecard/allocate.hpp"
 #include "cachecard/reader.hpp"
 #include "context.hpp"
 #include "llama_part.hpp"
@@ -17,31 +18,6 @@ namespace {
 Error profile_error(const std::string& path, Error error) {
   error.detail = fmt::format("--profile {}: {}", path, error.detail);
   return error;
-}
-
-enum class Sameness { kSame, kDifferent, kUnknown };
-
-Sameness compare(const Identity& a, const Identity& b, IdentityField field) {
-  const Identity::Value* ours = a.find(field);
-  const Identity::Value* theirs = b.find(field);
-  if (ours == nullptr || theirs == nullptr) return Sameness::kUnknown;
-  return *ours == *theirs ? Sameness::kSame : Sameness::kDifferent;
-}
-
-/// What a profile measures depends on the weights, hardly on how they are stored: another quantisation of the same source
-/// will do, and where no source is named, of a model of the same name and tokenizer.
-Status check_model(const std::string& path, const Identity& profile, const Identity& cache) {
-  if (compare(profile, cache, IdentityField::kWeightsDigest) == Sameness::kSame) return {};
-  const Sameness source = compare(profile, cache, IdentityField::kSourceId);
-  if (source == Sameness::kSame) return {};
-  if (source == Sameness::kUnknown && compare(profile, cache, IdentityField::kModelName) == Sameness::kSame &&
-      compare(profile, cache, IdentityField::kTokenizerDigest) == Sameness::kSame) {
-    return {};
-  }
-  const auto name = [](const Identity& identity) { return identity.text(IdentityField::kModelName).value_or("unknown"); };
-  return Error{ErrorCode::kModelMismatch, kNoOffset, {},
-               fmt::format("--profile {}: it is of model '{}', the cache of '{}': weights, source, or name and tokenizer must be "
-                           "the same", path, name(profile), name(cache))};
 }
 
 bool is_gguf(const ByteSource& file) {
@@ -67,26 +43,20 @@ bool is_gguf_file(const std::string& path) {
   return file && is_gguf(**file);
 }
 
-bool has_costs(const ModelProfile& profile) {
-  const auto any = [](const std::vector<float>& costs) { return std::any_of(costs.begin(), costs.end(), [](float c) { return c > 0.0f; }); };
-  return std::any_of(profile.layers.begin(), profile.layers.end(),
-                     [&](const ProfileLayer& layer) { return any(layer.key_costs) || any(layer.value_costs); });
-}
-
 Result<ModelProfile> open_profile(const std::string& path, const CardHeader& header, const ParallelFor& parallel) {
   auto file = open_file(path);
   if (!file) return profile_error(path, file.error());
   if (is_gguf(**file)) {
     auto made = of_weights(path, parallel);
     if (!made) return profile_error(path, made.error());
-    if (Status s = check_model(path, made->header.identity, header.identity); !s) return s.error();
+    if (Status s = check_profile(*made, header.identity); !s) return profile_error(path, s.error());
     return made;
   }
   auto card = CardReader::open(**file);
   if (!card) return profile_error(path, card.error());
   auto profile = read_profile(*card);
   if (!profile) return profile_error(path, profile.error());
-  if (Status s = check_model(path, profile->header.identity, header.identity); !s) return s.error();
+  if (Status s = check_profile(*profile, header.identity); !s) return profile_error(path, s.error());
   return profile;
 }
 

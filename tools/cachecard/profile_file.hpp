@@ -13,7 +13,4 @@ Result<ModelProfile> open_profile(const std::string& path, const CardHeader& hea
 
 bool is_gguf_file(const std::string& path);
 
-/// Whether errors were measured: a profile by weights alone has no costs.
-bool has_costs(const ModelProfile& profile);
-
 }  // namespace cachecard::cli

@@ -9,9 +9,10 @@ Caches of Hugging Face transformers are saved and loaded by cachecard.hf, which 
 """
 
 from . import errors
+from ._coding import Coding
 from .card import Card, verify
 from .card import open_card as open  # noqa: A004  (the module's own name for it)
-from .card_writer import Coding, RowSource, Writer, WriteReport, write
+from .card_writer import RowSource, Writer, WriteReport, write
 from .errors import CardError
 from .facts import Facts, FieldVerdict, ProvenanceStep, RopeTable, Stream, VerifyReport
 from .identity import Identity, digest128

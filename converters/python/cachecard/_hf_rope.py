@@ -89,12 +89,18 @@ def _buffers(model: Any, name: str) -> Optional[Any]:
         return None
     prefix = name + "_" if name else ""
     found: List[Any] = [(path.count("."), module) for path, module in modules()
-                        if is_torch(getattr(module, prefix + "inv_freq", None))]
+                        if is_torch(_held(module, prefix + "inv_freq"))]
     if not found:
         return None
     module = min(found, key=lambda item: item[0])[1]
     numbers = getattr(module, prefix + "inv_freq").detach().double().cpu().numpy()
     return numbers, float(getattr(module, prefix + "attention_scaling", 1.0))
+
+
+def _held(module: Any, name: str) -> Any:
+    """An attribute or buffer of its own. getattr of one that a torch module lacks is slow, and there are hundreds of modules."""
+    own = vars(module)
+    return own[name] if name in own else own.get("_buffers", {}).get(name)
 
 
 def _from_config(config: Any, parameters: Dict[str, Any], width: int) -> NDArray[np.float64]:

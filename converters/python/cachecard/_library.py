@@ -79,7 +79,7 @@ class TargetStruct(SizedStruct):
     _fields_ = [("struct_size", c_uint32), ("dtype", c_uint32), ("flags", c_uint32), ("reserved", c_uint32),
                 ("base", c_void_p), ("token_stride", c_int64), ("head_stride", c_int64),
                 ("channel_stride", c_int64), ("page_size", c_uint64), ("pages", c_void_p),
-                ("page_count", c_uint64)]
+                ("page_count", c_uint64), ("rope_pairing", c_uint32), ("reserved2", c_uint32)]
 
 
 class RopeTableStruct(SizedStruct):
@@ -113,7 +113,9 @@ class WriteOptions(SizedStruct):
                 ("zstd_level", c_int32), ("chunk_order", c_uint32), ("reserved", c_uint32),
                 ("chunk_tokens", c_uint64), ("provenance", c_char_p), ("parallel", Parallel), ("codec", c_uint32),
                 ("key_bits", c_uint32), ("value_bits", c_uint32), ("reserved2", c_uint32),
-                ("exact_tokens", c_uint64), ("token_bits", c_void_p)]
+                ("exact_tokens", c_uint64), ("token_bits", c_void_p), ("layer_bits", c_void_p),
+                ("newest_tokens", c_uint64), ("bits", c_double), ("profile", c_void_p), ("token_weights", c_void_p),
+                ("weight_count", c_uint64), ("queries", c_uint32), ("reserved3", c_uint32)]
 
 
 class WriteReportStruct(SizedStruct):
@@ -156,6 +158,7 @@ _CALLS: Dict[str, List[Any]] = {
     "ccd_card_get_provenance_count": [_HANDLE, POINTER(c_uint32)],
     "ccd_card_get_provenance": [_HANDLE, c_uint32, POINTER(ProvenanceStruct), c_void_p, c_size_t, _SIZE],
     "ccd_card_decode": [_HANDLE, c_uint32, c_uint32, c_uint64, c_uint64, POINTER(TargetStruct)],
+    "ccd_card_check_other_sections": [_HANDLE, c_uint64],
     "ccd_card_read_rows": [_HANDLE, c_uint32, c_uint32, c_uint64, c_uint64, c_void_p, c_size_t],
     "ccd_card_read_opaque": [_HANDLE, c_uint32, c_uint64, c_void_p, c_size_t],
     "ccd_digest128": [c_void_p, c_size_t, c_uint8 * 16],

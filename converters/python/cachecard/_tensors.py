@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, List, Optional, Tuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,20 +94,6 @@ class Stage:
             self.tensor = np.empty(whole, _dtypes.numpy_dtype(dtype))
             self.pointer = int(self.tensor.ctypes.data)
         self.strides = (channels * self.size, tokens * channels * self.size, self.size)
-
-    def is_finite(self) -> bool:
-        """Whether all values are. The sum shows most of what is not; only where it is odd every value is asked."""
-        if is_torch(self.tensor):
-            torch = sys.modules["torch"]
-            if bool(torch.isfinite(self.tensor.sum(dtype=torch.float32))):
-                return True
-            return bool(torch.isfinite(self.tensor).all())
-        if self.tensor.dtype == np.uint16:
-            return not bool(((self.tensor & 0x7F80) == 0x7F80).any())
-        return bool(np.isfinite(self.tensor.astype(np.float32)).all())
-
-    def reorder_channels(self, order: Sequence[int]) -> None:
-        self.tensor = self.tensor[..., list(order)]
 
     def move(self, device: Optional[Any]) -> Any:
         if device is None or not is_torch(self.tensor):

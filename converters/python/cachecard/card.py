@@ -64,10 +64,15 @@ class Card:
         return (f"<cachecard.Card: {self._facts.token_count} tokens, {self._facts.layer_count} layers, "
                 f"{self._facts.file_size} bytes{state}>")
 
-    def _call(self, name: str, *arguments: Any) -> None:
+    @property
+    def handle(self) -> ctypes.c_void_p:
+        """The library's own ccd_card, good until close()."""
         if not self._handle:
             raise InvalidArgumentError("the card is closed")
-        call(name, self._handle, *arguments)
+        return self._handle
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        call(name, self.handle, *arguments)
 
     # ---- facts ----
 
@@ -213,16 +218,27 @@ class Card:
         return _dtypes.numpy_dtype(stored if stored in _dtypes.FLOATS else _dtypes.F32)
 
     def decode(self, layer: int, stream: str, first_token: int, token_count: int, pointer: int, dtype: int,
-               strides: Sequence[int], keep_rotation: bool = False) -> None:
+               strides: Sequence[int], keep_rotation: bool = False, *, rope_pairing: str = "none",
+               finite: bool = False) -> None:
         """read() into any memory: a data_ptr of a CPU tensor, say. The caller answers for pointer and strides.
 
         dtype: number of f32 (0), f16 (1) or bf16 (30); strides: bytes from token to token, head to head, channel
         to channel
+        rope_pairing: which channels of a key shall form pairs: interleaved or half_split; none: as stored
+        finite: NaN and infinities in that type are NonFiniteError
         """
-        target = TargetStruct(dtype=dtype, flags=1 if keep_rotation else 0, base=pointer or None,
-                              token_stride=strides[0], head_stride=strides[1], channel_stride=strides[2])
+        if rope_pairing not in PAIRINGS:
+            raise InvalidArgumentError(f"rope_pairing is one of {', '.join(PAIRINGS)}, not {rope_pairing!r}")
+        target = TargetStruct(dtype=dtype, flags=(1 if keep_rotation else 0) | (2 if finite else 0), base=pointer or None,
+                              token_stride=strides[0], head_stride=strides[1], channel_stride=strides[2],
+                              rope_pairing=PAIRINGS.index(rope_pairing))
         self._call("ccd_card_decode", layer, _dtypes.stream_number(stream), first_token, token_count,
                    ctypes.byref(target))
+
+    def check_other_sections(self, token_count: int) -> None:
+        """Checks all that decoding the first tokens of every stream does not: whoever does both has checked the card without
+        reading it twice. Raises what is wrong with a damaged card"""
+        self._call("ccd_card_check_other_sections", token_count)
 
     def read_rows(self, layer: int, stream: str, *, tokens: Optional[slice] = None) -> NDArray[np.uint8]:
         """Rows as the source stored them, blocks and rotation included: array[token, row_size]."""

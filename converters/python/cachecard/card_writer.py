@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass, replace
-from typing import Any, Dict, List, Mapping, Optional, Protocol, Sequence, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Protocol, Tuple, Union
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _dtypes
+from ._coding import Coding, name_index
 from ._input import Path
 from ._library import (ALL_LAYERS, READ_OPAQUE, READ_ROWS, WRITE, Callbacks, OutputStruct, RopeTableStruct,
                        StreamStruct, Threads, ValuesStruct, WriteOptions, WriteReportStruct, WriterFacts, call,
@@ -18,10 +19,6 @@ from .errors import DeviceError, InvalidArgumentError
 from .facts import PAIRINGS, RESTORABLE, ROPE_STATES, RopeTable
 from .identity import CValues, Identity, Value
 
-CODECS = ("exact", "planes")
-CODEC_NUMBERS = (0, 2)
-COMPRESSORS = ("none", "zstd", "split_zstd")
-CHUNK_ORDERS = ("layer_major", "span_major")
 
 
 @dataclass(frozen=True)
@@ -31,51 +28,6 @@ class WriteReport:
     file_size: int
     value_count: int
     root: bytes
-
-
-@dataclass(frozen=True)
-class Coding:
-    """How a card keeps its values. Spec: CODECS.md
-
-    codec:        exact (raw) or planes, which is lossy
-    bits:         planes: bits a value of keys and values, 1 to 8; one number for both
-    exact_tokens: planes: first tokens that stay as they are
-    token_bits:   planes: array[token, 2], bits of each token's key and value, 0 for exact; in place of the two above
-    keep_nonfinite: planes: keep chunks with NaN or infinite values exact; else NonFiniteError
-    compressor:   none, zstd or split_zstd, of chunks
-    chunk_tokens: tokens in a chunk; 0: 2,048
-    chunk_order:  layer_major or span_major
-    provenance:   what was done, with which options; no path belongs in it
-    """
-
-    codec: str = "exact"
-    bits: Union[int, Tuple[int, int]] = (4, 3)
-    exact_tokens: int = 4
-    token_bits: Optional[ArrayLike] = None
-    keep_nonfinite: bool = False
-    compressor: str = "none"
-    zstd_level: int = 3
-    chunk_tokens: int = 0
-    chunk_order: str = "layer_major"
-    provenance: str = ""
-
-    def c_options(self, token_count: int) -> WriteOptions:
-        key_bits, value_bits = (self.bits, self.bits) if isinstance(self.bits, int) else self.bits
-        if not (1 <= key_bits <= 8 and 1 <= value_bits <= 8):
-            raise InvalidArgumentError(f"bits are 1 to 8, not {self.bits}")
-        made = WriteOptions(
-            flags=4 | (8 if self.keep_nonfinite else 0), codec=CODEC_NUMBERS[_index(CODECS, self.codec, "codec")],
-            compressor=_index(COMPRESSORS, self.compressor, "compressor"), zstd_level=self.zstd_level,
-            chunk_order=_index(CHUNK_ORDERS, self.chunk_order, "chunk_order"), chunk_tokens=self.chunk_tokens,
-            provenance=self.provenance.encode(), key_bits=key_bits, value_bits=value_bits,
-            exact_tokens=self.exact_tokens)
-        if self.token_bits is not None:
-            bits = np.asarray(self.token_bits)
-            if bits.shape != (token_count, 2) or bits.dtype.kind not in "iu" or (bits < 0).any() or (bits > 8).any():
-                raise InvalidArgumentError(f"token_bits must be array[{token_count}, 2] of whole numbers, 0 to 8")
-            made.kept_bits = np.ascontiguousarray(bits, np.uint8)  # lives as long as the options
-            made.token_bits = made.kept_bits.ctypes.data
-        return made
 
 
 class RowSource(Protocol):
@@ -125,7 +77,7 @@ class Writer:
     def __init__(self, *, layer_count: int, next_position: Optional[int] = None, restorable: str = "any_prefix",
                  restorable_from: int = 0, not_a_prefix: bool = False, partial_layers: bool = False) -> None:
         self.layer_count, self.next_position = layer_count, next_position
-        self.restorable, self.restorable_from = _index(RESTORABLE, restorable, "restorable"), restorable_from
+        self.restorable, self.restorable_from = name_index(RESTORABLE, restorable, "restorable"), restorable_from
         self.flags = (1 if not_a_prefix else 0) | (2 if partial_layers else 0)
         self.identity = Identity()
         self.text = ""
@@ -154,8 +106,8 @@ class Writer:
         tokens, heads, channels = source.shape
         self._streams.append(StreamStruct(
             layer=layer, stream=kind, dtype=_dtypes.NUMBERS[source.dtype],
-            rope_state=_index(ROPE_STATES, rope_state, "rope_state"),
-            rope_pairing=_index(PAIRINGS, rope_pairing, "rope_pairing"), kv_head_count=heads, head_dim=channels,
+            rope_state=name_index(ROPE_STATES, rope_state, "rope_state"),
+            rope_pairing=name_index(PAIRINGS, rope_pairing, "rope_pairing"), kv_head_count=heads, head_dim=channels,
             hadamard_size=1, window=window, first_token=first_token, token_count=tokens))
         self._sources[layer, kind] = source
 
@@ -185,11 +137,11 @@ class Writer:
         threads:   that read and code chunks
         coding:    how values are kept; or its fields by name: codec="planes", bits=(4, 3), ...
         Raises: CardIOError; CorruptError, BadSizeError, ... for a description that contradicts itself;
-                NonFiniteError (planes)
+                NonFiniteError (planes, entropy); ModelMismatchError, GeometryMismatchError (of a profile)
         """
-        made = _coding(coding, options).c_options(self._token_count)
-        made.flags |= (0 if overwrite else 1) | (0 if sync else 2)
-        return self._write("ccd_writer_write_file", encode_path(path), threads, made)
+        with _coding(coding, options).c_options(self._token_count, self.layer_count) as made:
+            made.flags |= (0 if overwrite else 1) | (0 if sync else 2)
+            return self._write("ccd_writer_write_file", encode_path(path), threads, made)
 
     def to_bytes(self, *, threads: int = 1, coding: Optional[Coding] = None, **options: Any) -> bytes:
         """The card as bytes. Arguments and errors as in write()."""
@@ -197,8 +149,8 @@ class Writer:
         callbacks = Callbacks()
         output = OutputStruct(write=callbacks.guard(
             WRITE, lambda _user, data, size: card.extend(ctypes.string_at(data, size))))
-        made = _coding(coding, options).c_options(self._token_count)
-        self._write("ccd_writer_write_to", ctypes.byref(output), threads, made, callbacks)
+        with _coding(coding, options).c_options(self._token_count, self.layer_count) as made:
+            self._write("ccd_writer_write_to", ctypes.byref(output), threads, made, callbacks)
         return bytes(card)
 
     def _write(self, name: str, where: Any, threads: int, options: WriteOptions,
@@ -289,12 +241,6 @@ def _coding(coding: Optional[Coding], options: Mapping[str, Any]) -> Coding:
     return replace(coding, **options)
 
 
-def _index(names: Sequence[str], name: str, what: str) -> int:
-    if name not in names:
-        raise InvalidArgumentError(f"{what} is one of {', '.join(names)}, not {name!r}")
-    return names.index(name)
-
-
 def _numbers(values: Optional[ArrayLike], what: str) -> Optional[NDArray[np.int32]]:
     if values is None:
         return None
@@ -314,7 +260,7 @@ def _set_rope_table(handle: ctypes.c_void_p, table: RopeTable) -> None:
     if table.layer is not None:
         raise InvalidArgumentError("a written RoPE table holds for all layers")
     numbers = np.ascontiguousarray(table.inverse_frequencies, np.float64)
-    facts = RopeTableStruct(layer=ALL_LAYERS, pairing=_index(PAIRINGS, table.pairing, "pairing"),
+    facts = RopeTableStruct(layer=ALL_LAYERS, pairing=name_index(PAIRINGS, table.pairing, "pairing"),
                             rotated_offset=table.rotated_offset, pair_count=numbers.size, magnitude=table.magnitude)
     call("ccd_writer_set_rope_table", handle, ctypes.byref(facts),
          numbers.ctypes.data_as(ctypes.POINTER(ctypes.c_double)))

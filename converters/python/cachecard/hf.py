@@ -28,10 +28,10 @@ from ._hf_cache import CacheBuilder, check_layers, read_cache
 from ._hf_model import HfModel, describe_model, model_dtype, text_config
 from ._input import Path
 from ._tensors import Stage, TensorRows, model_devices, whole_numbers
-from .card import Card, verify
+from .card import Card
 from .card_writer import Writer, WriteReport
 from .errors import (CacheShapeError, ContextTooSmallError, GeometryMismatchError, InvalidArgumentError,
-                     ModelMismatchError, NonFiniteError, NotRestorableError, PartialCardError, PositionMismatchError)
+                     ModelMismatchError, NotRestorableError, PartialCardError, PositionMismatchError)
 from .facts import Stream
 from .identity import Identity
 
@@ -47,7 +47,8 @@ def model_identity(model: Any, *, weights: Optional[Path] = None, source_id: Opt
 
 def save(cache: Any, path: Path, *, model: Any, input_ids: Any, weights: Optional[Path] = None,
          source_id: Optional[str] = None, adapters: Optional[str] = None, tokenizer: Optional[Any] = None,
-         text: str = "", positions: Optional[Any] = None, **options: Any) -> WriteReport:
+         text: str = "", positions: Optional[Any] = None, attention: Optional[AttentionRecord] = None,
+         **options: Any) -> WriteReport:
     """Writes a model's cache as a card, of exact values unless options say otherwise.
 
     cache:     past_key_values: a DynamicCache, or pairs of tensors [1, head, token, channel]; f32, f16 or bf16
@@ -60,11 +61,15 @@ def save(cache: Any, path: Path, *, model: Any, input_ids: Any, weights: Optiona
     tokenizer: for the digest of its chat template
     text:      what the tokens were made from
     positions: position of each token; None: 0, 1, 2, ...
-    options:   those of Writer.write(): codec="planes", bits=(4, 3), compressor, provenance, overwrite, threads, ...
+    attention: of record_attention(): which tokens the context's end looked at, for codec="entropy"; it is the token_weights
+    options:   those of Writer.write(): codec="entropy", bits=1.2, profile="model.profile", compressor, provenance, overwrite,
+               threads, ...
     Raises:    BatchSizeError, CacheShapeError, CacheLengthError, PrunedCacheError, QuantizedCacheError,
-               UnsupportedCacheError, UnknownRopeError, DeviceError; ModelMismatchError (weights of another model);
-               CardIOError. A file that exists is left as it was
+               UnsupportedCacheError, UnknownRopeError, DeviceError; ModelMismatchError (weights or profile of another
+               model); GeometryMismatchError (of a profile); CardIOError. A file that exists is left as it was
     """
+    if attention is not None and options.get("token_weights") is not None:
+        raise InvalidArgumentError("attention says how much each token counts: leave token_weights out")
     described = describe_model(model, weights=weights, source_id=source_id, adapters=adapters, tokenizer=tokenizer)
     ids = whole_numbers(input_ids)
     if ids.ndim != 1:
@@ -82,6 +87,8 @@ def save(cache: Any, path: Path, *, model: Any, input_ids: Any, weights: Optiona
         writer.add_stream(index, "value", TensorRows(layer.values), window=window, first_token=firsts[index])
     writer.set_tokens(ids, None if positions is None else whole_numbers(positions))
     writer.identity, writer.rope_table, writer.text = described.identity, described.rope_table(), text
+    if attention is not None:
+        options["token_weights"] = np.concatenate(attention.weights(cache))
     if options.get("coding") is None:
         options.setdefault("provenance", "transformers cache")
     return writer.write(path, **options)
@@ -121,7 +128,7 @@ def load(path: Path, model: Any, *, weights: Optional[Path] = None, source_id: O
         _check_card(card, described, count)
         builder = CacheBuilder(into, text_config(model), described.cached_layers)
         plan = [_plan_layer(card, described, builder, layer, count) for layer in range(described.cached_layers)]
-        verify(path, threads=width)
+        card.check_other_sections(count)
         number = model_dtype(model) if dtype is None else _dtypes.float_number(str(dtype).replace("torch.", ""))
         devices = model_devices(model, described.attention) if device is None else [device] * len(plan)
         tensors = _decode(card, plan, number, width, allow_nonfinite)
@@ -135,7 +142,7 @@ class _StreamPlan:
     stream: Stream
     first_token: int
     token_count: int
-    order: Optional[List[int]]  # of channels, where the card's pairing is not the model's
+    pairing: str  # of the model's keys; none where there is nothing to reorder
 
 
 def _check_card(card: Card, model: HfModel, count: int) -> None:
@@ -181,31 +188,25 @@ def _plan_layer(card: Card, model: HfModel, builder: CacheBuilder, layer: int, c
         if stream.first_token > count - kept:
             raise PartialCardError(f"layer {layer}, {kind}: held from token {stream.first_token} on, needed from "
                                    f"{count - kept} on", field="stream.first_token")
-        order = _channel_order(card, stream, model, layer) if kind == "key" else None
-        plans.append(_StreamPlan(stream, count - kept, kept, order))
+        pairing = _key_pairing(card, stream, model, layer) if kind == "key" else "none"
+        plans.append(_StreamPlan(stream, count - kept, kept, pairing))
     return tuple(plans)
 
 
-def _channel_order(card: Card, stream: Stream, model: HfModel, layer: int) -> Optional[List[int]]:
-    """Which of the card's channels stands at each of the model's; None where they agree."""
+def _key_pairing(card: Card, stream: Stream, model: HfModel, layer: int) -> str:
+    """Which channels of a key the model turns together; none where keys are not turned."""
     wanted = "post_rope" if model.rotated[layer] else "none"
     if stream.rope_state != wanted:
         raise GeometryMismatchError(f"layer {layer}: keys are {stream.rope_state}, the model's are {wanted}",
                                     field="stream.rope_state")
     if wanted == "none":
-        return None
+        return "none"
     rope = model.rope_of(layer)
     _check_rope_table(card, rope.inverse_frequencies, rope.magnitude, layer)
-    if stream.rope_pairing == model.pairing:
-        return None
     if stream.rope_pairing == "none":
         raise GeometryMismatchError(f"layer {layer}: the card does not say which channels of a key form pairs",
                                     field="stream.rope_pairing")
-    pairs = len(rope.inverse_frequencies)
-    halves = [2 * i for i in range(pairs)] + [2 * i + 1 for i in range(pairs)]  # interleaved -> half_split
-    neighbours = [i // 2 + (i % 2) * pairs for i in range(2 * pairs)]
-    rest = list(range(2 * pairs, stream.head_dim))
-    return (halves if model.pairing == "half_split" else neighbours) + rest
+    return model.pairing
 
 
 def _check_rope_table(card: Card, frequencies: NDArray[np.float64], magnitude: float, layer: int) -> None:
@@ -221,21 +222,17 @@ def _check_rope_table(card: Card, frequencies: NDArray[np.float64], magnitude: f
 
 def _decode(card: Card, plan: Sequence[Tuple[_StreamPlan, ...]], dtype: int, threads: int,
             allow_nonfinite: bool) -> List[List[Stage]]:
-    """All values, on the CPU. A few streams at once: each is decoded, checked and put in the model's order."""
+    """All values, on the CPU, in the model's order. A few streams at once."""
     torch = sys.modules.get("torch")
-
-    def stage(part: _StreamPlan) -> Stage:
-        stream = part.stream
-        made = Stage(torch, (part.token_count, stream.kv_head_count, stream.head_dim), dtype)
-        card.decode(stream.layer, stream.stream, part.first_token, part.token_count, made.pointer, dtype, made.strides)
-        if not allow_nonfinite and not made.is_finite():
-            raise NonFiniteError(f"layer {stream.layer}, {stream.stream}: the card holds a NaN or an infinity, or a "
-                                 f"value that {_dtypes.NAMES[dtype]} cannot hold")
-        if part.order is not None:
-            made.reorder_channels(part.order)
-        return made
-
     parts = [part for pair in plan for part in pair]
+    # Allocated by this thread: memory that a thread of the pool frees is not there for the next load.
+    stages = [Stage(torch, (part.token_count, part.stream.kv_head_count, part.stream.head_dim), dtype) for part in parts]
+
+    def fill(part: _StreamPlan, made: Stage) -> None:
+        stream = part.stream
+        card.decode(stream.layer, stream.stream, part.first_token, part.token_count, made.pointer, dtype, made.strides,
+                    rope_pairing=part.pairing, finite=not allow_nonfinite)
+
     with ThreadPoolExecutor(max(1, threads), thread_name_prefix="cachecard") as pool:
-        stages = list(pool.map(stage, parts))
+        list(pool.map(fill, parts, stages))
     return [stages[i:i + 2] for i in range(0, len(stages), 2)]

@@ -24,6 +24,10 @@ struct StreamWeight {
 Result<std::vector<std::uint8_t>> allocate_bits(std::span<const StreamWeight> streams, double mean_bits,
                                                 std::uint8_t most = 8);
 
+/// Layers share planes.key_bits and value_bits, those of planes.newest_tokens included, by what errors of each stream cost:
+/// sets planes.layer_bits. costs: one for each stream of the header, of any common factor. Errors: invalid_argument
+Status share_layer_bits(const CardHeader& header, std::span<const double> costs, PlanesOptions& planes);
+
 /// Factors on the steps of each (stream, KV head) in the map's order, 1 for the one whose errors cost most: cost^(-3/8).
 /// Theory says -1/2, where an error's cost is its square's; at a bit a value costs grow more slowly (measured on
 /// fixtures/calibration). costs: finite, 0 or more; what is below 1/1,000 of the largest is noise and counts as that
@@ -108,9 +112,55 @@ std::vector<std::int8_t> recency_offsets(const CardHeader& header);
 /// The same as one row of weights.
 TokenWeights recency_weights(std::uint64_t token_count);
 
+/// Offsets [use][token] from weights[row][token], finite and 0 or more. Rows: one for all, or one for each KV head of the
+/// header's key and latent streams in their order; a layer's values take its keys' rows.
+/// Errors: invalid_argument (another number of weights; one that is negative or not finite, naming row and token)
+Result<std::vector<std::int8_t>> given_offsets(const CardHeader& header, std::span<const float> weights);
+
+/// Where token weights come from, if none are given.
+enum class WeightSource : std::uint8_t {
+  kBest,       ///< kNewest with a profile, else kRecency
+  kNewest,     ///< QuerySource::kMap; needs a profile
+  kCentroids,  ///< needs a profile
+  kRecency,
+  kNone,       ///< all tokens count alike
+};
+
+struct TokenWeighing {
+  WeightSource source = WeightSource::kBest;
+  std::span<const float> given;         ///< as given_offsets takes them, in place of source; empty: none
+  const ModelProfile* profile = nullptr;
+  std::uint64_t newest_tokens = 0;      ///< last tokens of the card, whose steps are halved on top
+  ParallelFor parallel;
+};
+
+struct WeighReport {
+  WeightSource source = WeightSource::kNone;  ///< never kBest; where given, kNone
+  double gain = 0.0;                          ///< offsets_gain, in dB
+  bool used = false;                          ///< gain is kLeastGain or more; else all tokens keep the same steps
+};
+
+/// Sets entropy.token_offsets, the best that is at hand.
+/// Errors: invalid_argument (a source without its profile), those of given_offsets and profile_offsets
+Result<WeighReport> weigh_tokens(const CacheSource& source, const TokenWeighing& weighing, EntropyOptions& entropy);
+/// Sets entropy.token_offsets where they gain enough, and halves the steps of the newest tokens on top. source stays kNone.
+WeighReport use_offsets(const CardHeader& header, std::vector<std::int8_t> offsets, std::uint64_t newest_tokens, EntropyOptions& entropy);
+
+/// Whether errors were measured: a profile of weights alone has no costs.
+bool has_costs(const ModelProfile& profile);
+/// Sets gains, channel_gains and costs as far as the profile knows them. Errors: geometry_mismatch
+Status use_profile(const CardHeader& header, const ModelProfile& profile, EntropyOptions& entropy);
+
+/// Whether a profile may speak for a cache: weights are the same, or their source, or where no source is named the model's
+/// name and tokenizer. What a profile measures depends on the weights, hardly on how they are stored.
+/// Errors: model_mismatch
+Status check_profile(const ModelProfile& profile, const Identity& cache);
+
 /// Costs by (stream, KV head) for step_gains. Layers that were not measured: the mean of the others.
 /// Errors: geometry_mismatch
 Result<std::vector<double>> profile_costs(const CardHeader& header, const ModelProfile& profile);
+/// The same for each stream of the header, its heads' together. Errors: geometry_mismatch
+Result<std::vector<double>> profile_stream_costs(const CardHeader& header, const ModelProfile& profile);
 /// Factors on the steps of each channel, in card order, of all streams in the header's order. Errors: geometry_mismatch
 Result<std::vector<float>> profile_channel_gains(const CardHeader& header, const ModelProfile& profile);
 

@@ -345,13 +345,17 @@ CCD_API ccd_status ccd_card_get_positions(const ccd_card* card, int32_t* out, si
 
 /* How finely each token of one KV head is kept, in half bits per value; out holds token_count numbers.
  * In `raw` and `ggml`, and for exact tokens of other codecs, it is the type's own width (32 for f16, 17 for
- * q8_0); in `planes` twice the bits that are left; 0 for a token that is absent. Errors: reads */
+ * q8_0); in `planes` twice the bits that are left; in `entropy` a measure of the step, two less for each doubling, and 16
+ * for tokens kept at 8 bits; 0 for a token that is absent. Errors: reads */
 CCD_API ccd_status ccd_card_get_bit_widths(const ccd_card* card, uint32_t layer, uint32_t stream_kind,
                                            uint32_t kv_head, uint64_t first_token, uint64_t token_count,
                                            uint16_t* out, ccd_error* error) CCD_NOEXCEPT;
 
 /* ccd_target.flags. */
-enum { CCD_TARGET_KEEP_ROTATION = 1 }; /* leave Hadamard-rotated values as the source stored them */
+enum {
+  CCD_TARGET_KEEP_ROTATION = 1, /* leave Hadamard-rotated values as the source stored them */
+  CCD_TARGET_FINITE = 2         /* NaN and infinities, in the target's type, are non_finite, naming the token */
+};
 
 /* Where decoded values go. Value (token, head, channel) lies at
  *   base + token * token_stride + head * head_stride + channel * channel_stride,
@@ -370,15 +374,23 @@ typedef struct ccd_target {
   uint64_t page_size; /* tokens in a page; 0: no block table */
   void* const* pages;
   uint64_t page_count;
+  uint32_t rope_pairing; /* CCD_PAIRING_...: of the target's keys, which are reordered; NONE: as the source stored them */
+  uint32_t reserved2;
 } ccd_target;
 
 /* Decodes tokens of one stream into target, rounding to nearest even; a target of the source's own float type
  * gets its bits unchanged. On failure the target holds anything.
- * Errors: buffer_too_small (too few pages), unsupported_codec; reads. invalid_argument also for an opaque
+ * Errors: buffer_too_small (too few pages), unsupported_codec, non_finite (CCD_TARGET_FINITE), identity_unknown
+ *   (rope_pairing, and the card does not say how many channels rotate); reads. invalid_argument also for an opaque
  *   stream and for tokens that the stream does not hold. */
 CCD_API ccd_status ccd_card_decode(const ccd_card* card, uint32_t layer, uint32_t stream_kind,
                                    uint64_t first_token, uint64_t token_count, const ccd_target* target,
                                    ccd_error* error) CCD_NOEXCEPT;
+
+/* Digests of all sections that decoding the first token_count tokens of every stream, and reading opaque ones, do not
+ * check: who does both has had everything checked, without a second reading. Errors: reads */
+CCD_API ccd_status ccd_card_check_other_sections(const ccd_card* card, uint64_t token_count,
+                                                 ccd_error* error) CCD_NOEXCEPT;
 
 /* Rows as the source stored them: out[token][channel] in the stream's dtype and rotation, token_count x
  * ccd_stream.row_size bytes. Errors: buffer_too_small; as ccd_card_decode */
@@ -528,10 +540,21 @@ typedef struct ccd_values {
 enum {
   CCD_WRITE_KEEP_EXISTING = 1, /* a file that exists is io instead of being replaced */
   CCD_WRITE_NO_SYNC = 2,       /* no fsync: fast, but a power cut may lose the card */
-  CCD_WRITE_EXACT_TOKENS = 4,  /* planes: exact_tokens is meant; without it the first four tokens are exact */
-  CCD_WRITE_KEEP_NONFINITE = 8 /* planes: chunks with NaN or infinite values stay raw; else non_finite */
+  CCD_WRITE_EXACT_TOKENS = 4,  /* planes, entropy: exact_tokens is meant; without it the first four tokens are exact
+                                * (planes) or kept at 8 bits (entropy) */
+  CCD_WRITE_KEEP_NONFINITE = 8 /* planes, entropy: chunks with NaN or infinite values stay raw; else non_finite */
 };
-enum { CCD_CODEC_EXACT = 0, CCD_CODEC_PLANES = 2 }; /* exact: raw or ggml, as the types need */
+enum { CCD_CODEC_EXACT = 0, CCD_CODEC_PLANES = 2, CCD_CODEC_ENTROPY = 3 }; /* exact: raw or ggml, as the types need */
+/* Whose look at the tokens counts, where no token_weights are given: the newest tokens' queries, estimated by the
+ * profile; what queries of the model look like; newer tokens count more; all count alike. BEST: NEWEST with a
+ * profile, else RECENCY. The first two need a profile. */
+enum {
+  CCD_QUERIES_BEST = 0,
+  CCD_QUERIES_NEWEST = 1,
+  CCD_QUERIES_CENTROIDS = 2,
+  CCD_QUERIES_RECENCY = 3,
+  CCD_QUERIES_NONE = 4
+};
 enum { CCD_COMPRESSOR_NONE = 0, CCD_COMPRESSOR_ZSTD = 1, CCD_COMPRESSOR_SPLIT_ZSTD = 2 };
 enum { CCD_ORDER_LAYER_MAJOR = 0, CCD_ORDER_SPAN_MAJOR = 1 };
 
@@ -549,8 +572,20 @@ typedef struct ccd_write_options {
   uint32_t key_bits;          /* planes: 1 to 8; 0: 4 */
   uint32_t value_bits;        /* planes: 1 to 8; 0: 3 */
   uint32_t reserved2;
-  uint64_t exact_tokens;      /* planes, with CCD_WRITE_EXACT_TOKENS: first tokens that stay as they are */
+  uint64_t exact_tokens;      /* planes, entropy, with CCD_WRITE_EXACT_TOKENS: first tokens that stay as they are */
   const uint8_t* token_bits;  /* planes: {key, value} bits of each token of the card, 0: exact; NULL: as above */
+  const uint8_t* layer_bits;  /* planes: {key, value} bits of each layer of the model, 1 to 8, in place of key_bits and
+                               * value_bits; beside token_bits a token gets its layer's, plus what its own are above
+                               * key_bits and value_bits. NULL: none */
+  uint64_t newest_tokens;     /* last tokens that get a bit more (planes) or half the steps (entropy) */
+  double bits;                /* entropy: wanted bits a value of the whole file, 0.05 to 4,096; 0: 2 */
+  const ccd_card* profile;    /* a model profile, opened like any card: what errors of each head cost, and what its
+                               * queries look at. planes: layers share key_bits and value_bits by it. NULL: none */
+  const float* token_weights; /* entropy: how much each token counts, [row][token], finite and 0 or more; one row, or one
+                               * for each KV head of the key (or latent) streams, layer by layer. NULL: queries */
+  uint64_t weight_count;      /* rows x tokens */
+  uint32_t queries;     /* entropy: CCD_QUERIES_... */
+  uint32_t reserved3;
 } ccd_write_options;
 
 typedef struct ccd_write_report {
@@ -572,8 +607,11 @@ typedef struct ccd_output {
 /* Writes the card described so far, in one forward pass; may be called again. options and report may be NULL.
  *   _file  writes a temporary file beside path, renamed when all is there: on failure path is as it was.
  *   _to    hands the bytes to a callback; on failure it has had a part.
+ * Values are read once (exact), twice (planes) or up to six times (entropy). A setting that the codec has no use
+ * for is invalid_argument.
  * Errors: io; whatever a callback returns; bad_size, bad_enum, corrupt, limit_exceeded for a description that
- *   contradicts itself, naming the field */
+ *   contradicts itself, naming the field; non_finite (planes, entropy); of a profile model_mismatch,
+ *   geometry_mismatch, reads */
 CCD_API ccd_status ccd_writer_write_file(const ccd_writer* writer, const char* path, const ccd_values* values,
                                          const ccd_write_options* options, ccd_write_report* report,
                                          ccd_error* error) CCD_NOEXCEPT;

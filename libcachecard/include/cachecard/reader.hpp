@@ -43,6 +43,9 @@ struct DecodeRequest {
   /// source stored them; streams without pairs ignore it. Goes with values, not with keep_rotation of a rotated stream.
   /// Errors: identity_unknown where the card does not say how many channels rotate, invalid_argument with keep_rotation
   RopePairing rope_pairing = RopePairing::kNone;
+  /// Values that are NaN or infinite in the target's type are non_finite, naming layer, stream and token. They are looked
+  /// for while they are in the cache.
+  bool finite = false;
 };
 
 /// What can be known of a card without its directory: for inspect, and to refuse early.
@@ -80,6 +83,9 @@ class CardReader {
 
   /// Payload as stored, its digest checked (of planes, the digests of all planes too). Needs: out.size() == frames()[frame].stored_size
   Status read_stored(std::size_t frame, std::span<std::byte> out) const;
+  /// Digests of all sections that decoding the first tokens of all streams, and reading opaque ones, do not check.
+  /// Errors: as read_stored
+  Status check_other_sections(std::uint64_t token_count) const;
   /// Payload decompressed, digest checked.
   Result<std::vector<std::byte>> read_section(std::size_t frame) const;
 
@@ -99,6 +105,10 @@ class CardReader {
   /// Spec:   CODECS.md
   Status read_rows(std::size_t stream_index, std::uint64_t first_token, std::uint64_t token_count,
                    std::span<std::byte> out, std::span<std::byte> scratch) const;
+  /// The same, and how many of the values are NaN or infinite (of blocks all where a scale is), counted while they are in
+  /// the cache.
+  Result<std::uint64_t> read_counted_rows(std::size_t stream_index, std::uint64_t first_token, std::uint64_t token_count,
+                                          std::span<std::byte> out, std::span<std::byte> scratch) const;
 
   /// Decodes values. Work is spread by chunk over parallel; each task takes its scratch from allocator.
   /// Shape:  target (token, head, channel) of the request

@@ -304,6 +304,18 @@ Result<std::vector<double>> profile_costs(const CardHeader& header, const ModelP
   return costs;
 }
 
+Result<std::vector<double>> profile_stream_costs(const CardHeader& header, const ModelProfile& profile) {
+  auto heads = profile_costs(header, profile);
+  if (!heads) return heads.error();
+  std::vector<double> costs;
+  for (std::size_t s = 0; s < header.streams.size(); ++s) {
+    double sum = 0.0;
+    for (std::size_t use = BitWidthMap::first_use(header, s); use < BitWidthMap::first_use(header, s + 1); ++use) sum += (*heads)[use];
+    costs.push_back(sum);
+  }
+  return costs;
+}
+
 Result<std::vector<float>> profile_channel_gains(const CardHeader& header, const ModelProfile& profile) {
   std::vector<float> gains;
   for (const StreamRecord& stream : header.streams) {

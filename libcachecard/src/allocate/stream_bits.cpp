@@ -52,4 +52,38 @@ Result<std::vector<std::uint8_t>> allocate_bits(std::span<const StreamWeight> st
   }
 }
 
+Status share_layer_bits(const CardHeader& header, std::span<const double> costs, PlanesOptions& planes) {
+  if (costs.size() != header.streams.size()) {
+    return argument_error("found costs of " + std::to_string(costs.size()) + " streams, the card has " +
+                          std::to_string(header.streams.size()));
+  }
+  const auto is_value = [](const StreamRecord& stream) { return stream.stream == static_cast<std::uint8_t>(StreamKind::kValue); };
+  std::vector<StreamWeight> weights;
+  double bits = 0.0;
+  double values = 0.0;
+  for (std::size_t s = 0; s < header.streams.size(); ++s) {
+    const StreamRecord& stream = header.streams[s];
+    const bool opaque = stream.stream == static_cast<std::uint8_t>(StreamKind::kOpaque);
+    const std::uint64_t count = opaque ? 0 : stream.token_count * row_elements(stream);
+    weights.push_back({costs[s], count});
+    bits += static_cast<double>(count) * (is_value(stream) ? planes.value_bits : planes.key_bits);
+    values += static_cast<double>(count);
+  }
+  if (values == 0.0) return {};
+  const bool newest = planes.newest_tokens != 0;
+  const double share = static_cast<double>(std::min(planes.newest_tokens, header.token_count)) /
+                       static_cast<double>(std::max<std::uint64_t>(header.token_count, 1));
+  const double mean = std::max(bits / values - share, 1.0);
+  // Room for the newest tokens' bit, unless all bits are wanted.
+  auto shared = allocate_bits(weights, mean, newest && mean <= 7.0 ? 7 : 8);
+  if (!shared) return shared.error();
+  planes.layer_bits.assign(header.layer_count, {planes.key_bits, planes.value_bits});
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    if (weights[i].value_count == 0) continue;
+    TokenBits& layer = planes.layer_bits[header.streams[i].layer];
+    (is_value(header.streams[i]) ? layer.value : layer.key) = (*shared)[i];
+  }
+  return {};
+}
+
 }  // namespace cachecard

@@ -81,7 +81,9 @@ EntropyStream::EntropyStream(const StreamRecord& stream, const Parameters& param
   for (const std::uint32_t bits : lanes.lanes) {
     lanes_.push_back(kernel::open_lane(bits));
     scales_.push_back(lanes.record.step * kernel::lane_step(lanes_.back().step) * 0x1p-6f);
+    bound_ = std::max(bound_, 32768.0 * double{scales_.back()});
   }
+  bound_ = order_.bound(bound_);
   const kernel::PlanesShape shape = order_.shape();
   StripPlace place;
   for (std::uint32_t head = 0; head < stream.kv_head_count; ++head) {

@@ -24,6 +24,8 @@ class EntropyStream {
   /// One a channel, in card order: lane step / 64.
   std::span<const float> scales() const { return scales_; }
   bool has_scale() const { return has_scale_; }
+  /// No coded value is larger.
+  double bound() const { return bound_; }
   std::size_t strip_count() const { return strips_.size(); }
 
   /// Where a strip lies in the row, and its channels in the source's head.
@@ -43,6 +45,7 @@ class EntropyStream {
   std::vector<float> scales_;
   std::vector<StripPlace> strips_;
   bool has_scale_;
+  double bound_ = 0.0;
 };
 
 /// Step of a token, from its map offset and its vector's scale. spec: CODECS.md#token-steps
@@ -66,6 +69,7 @@ class EntropyChunk {
   void put(std::size_t first, std::size_t count, const kernel::RowTarget& target, std::int64_t row_stride,
            const float* angles) const;
   bool is_exact(std::size_t token) const { return tokens_->kind[token] == TokenKind::kExact; }
+  bool is_coded(std::size_t token) const { return tokens_->kind[token] == TokenKind::kCoded; }
   std::span<const kernel::StripToken> unit_steps(std::size_t unit) const {
     return steps_.subspan(unit * tokens_->count(), tokens_->count());
   }

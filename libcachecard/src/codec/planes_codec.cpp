@@ -44,6 +44,13 @@ PlanesStream::PlanesStream(const StreamRecord& stream, const Parameters& paramet
   rotated_offset_ = table->record.rotated_offset;
   rotated_width_ = table->record.rotated_width;
   unrotate_gain_ = static_cast<float>(1.0 / (table->record.magnitude * table->record.magnitude));
+  rope_bound_ = 2.0 * std::max(1.0, std::abs(table->record.magnitude));
+}
+
+double PlanesStream::bound(double largest) const {
+  double mean = 0.0;
+  for (const float m : mean_) mean = std::max(mean, std::abs(double{m}));
+  return (largest * std::sqrt(static_cast<double>(hadamard_size_)) + mean) * rope_bound_;
 }
 
 kernel::PlanesShape PlanesStream::shape() const {
@@ -102,6 +109,12 @@ void PlanesChunk::decode(std::size_t first, std::size_t count, const kernel::Row
     token += run;
     at.base += static_cast<std::int64_t>(run) * row_stride;
   }
+}
+
+double PlanesChunk::bound() const {
+  std::int16_t top = kernel::kLeastRange;
+  for (const std::int16_t t : head.top) top = std::max(top, t);
+  return stream.bound(std::exp2(top / 16.0));
 }
 
 void PlanesChunk::add_squared_bounds(std::span<double> bounds) const {

@@ -27,6 +27,8 @@ class PlanesStream {
   std::uint32_t pair_count() const { return rotated_width_ / 2; }
   const float* mean() const { return mean_.empty() ? nullptr : mean_.data(); }
   float unrotate_gain() const { return unrotate_gain_; }
+  /// No value is larger where none is beyond largest in card order, before rotation, mean and RoPE.
+  double bound(double largest) const;
   /// 1 / sqrt(hadamard_size).
   float rotation_scale() const { return rotation_scale_; }
 
@@ -42,6 +44,7 @@ class PlanesStream {
   std::uint32_t rotated_offset_ = 0;
   std::uint32_t rotated_width_ = 0;
   float unrotate_gain_ = 1.0f;
+  double rope_bound_ = 1.0;  ///< |x c - y s| over the larger of |x| and |y|
   float rotation_scale_ = 1.0f;
 };
 
@@ -61,6 +64,8 @@ struct PlanesChunk {
   /// one before; target.dtype must be the stream's.   Needs: scratch of planes_decode_scratch floats
   void decode(std::size_t first, std::size_t count, const kernel::RowTarget& target, std::int64_t row_stride,
               std::span<float> scratch) const;
+  /// No coded value is larger.
+  double bound() const;
   /// Adds for each coded token half a step squared for every value. bounds: by token of the chunk
   void add_squared_bounds(std::span<double> bounds) const;
 

@@ -1,5 +1,6 @@
 #include "kernel/ggml_blocks.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <cstring>
@@ -81,15 +82,29 @@ void blocks(const std::byte* in, std::span<float> out) {
   for (std::size_t i = 0; i < out.size(); i += kBlock, in += kBytes) kDecode(in, out.data() + i);
 }
 
-/// Elements whose exponent bits are all ones. A loop without branches: it vectorises.
+/// Whether any exponent is all ones. In words of the element's width and with no early way out: it vectorises.
 template <class Word>
-std::size_t count_exponent(std::span<const std::byte> in, Word mask) {
-  std::size_t count = 0;
-  const std::size_t n = in.size() / sizeof(Word);
+bool any_exponent(const std::byte* in, std::size_t n, Word mask) {
+  Word found = 0;
   for (std::size_t i = 0; i < n; ++i) {
     Word word;
-    std::memcpy(&word, in.data() + i * sizeof(Word), sizeof(Word));
-    count += (word & mask) == mask;
+    std::memcpy(&word, in + i * sizeof(Word), sizeof(Word));
+    found = static_cast<Word>(found | static_cast<Word>(static_cast<Word>(word & mask) == mask));
+  }
+  return found != 0;
+}
+
+/// Elements whose exponent bits are all ones: as good as always none, so a piece is counted only where it holds any.
+template <class Word>
+std::size_t count_exponent(std::span<const std::byte> in, Word mask) {
+  constexpr std::size_t kPiece = 8192;
+  std::size_t count = 0;
+  const std::size_t n = in.size() / sizeof(Word);
+  for (std::size_t done = 0; done < n; done += kPiece) {
+    const std::byte* at = in.data() + done * sizeof(Word);
+    const std::size_t part = std::min(kPiece, n - done);
+    if (!any_exponent<Word>(at, part, mask)) continue;
+    for (std::size_t i = 0; i < part; ++i) count += any_exponent<Word>(at + i * sizeof(Word), 1, mask) ? 1 : 0;
   }
   return count;
 }

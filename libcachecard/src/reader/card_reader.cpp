@@ -242,6 +242,19 @@ Status CardReader::read_stored(std::size_t frame, std::span<std::byte> out) cons
   return planes ? check_planes_of_head(f, out) : Status();
 }
 
+Status CardReader::check_other_sections(std::uint64_t token_count) const {
+  std::vector<std::byte> stored;
+  for (std::size_t i = 0; i < frames_.size(); ++i) {
+    const FrameHeader& frame = frames_[i];
+    const auto type = static_cast<SectionType>(frame.section_type);
+    const bool decoded = type == SectionType::kChunk && (frame.token_count == 0 || frame.first_token < token_count);
+    if (decoded || type == SectionType::kDirectory) continue;  // the directory was checked by open()
+    stored.resize(frame.stored_size);
+    if (Status s = read_stored(i, stored); !s) return s;
+  }
+  return {};
+}
+
 Result<std::vector<std::byte>> CardReader::read_section(std::size_t frame) const {
   const FrameHeader& f = frames_[frame];
   std::vector<std::byte> stored(f.stored_size);

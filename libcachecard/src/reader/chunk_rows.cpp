@@ -20,6 +20,9 @@ std::size_t planes_floats(const StreamRecord& stream) {
   return align64((kPlanesRunRows * stream.kv_head_count * groups + stream.head_dim) * sizeof(float));
 }
 
+/// What every number up to, after all rounding on its way, is finite.
+double largest_of(DType dtype) { return dtype == DType::kF16 ? 65000.0 : 3.3e38; }
+
 /// The payload as stored, in scratch or in place, its digest checked.
 Result<std::span<const std::byte>> load_stored(const ByteSource& source, const FrameHeader& frame,
                                                std::span<std::byte> scratch) {
@@ -93,6 +96,7 @@ Status ChunkRows::open_planes(const CardReader& card, const FrameHeader& frame, 
   const std::size_t floats = planes_floats(stream);
   floats_ = {reinterpret_cast<float*>(scratch.data()), floats / sizeof(float)};
   one_row_ = scratch.subspan(floats, row_size_);
+  bound_ = planes().bound();
   return {};
 }
 
@@ -112,6 +116,7 @@ Status ChunkRows::open_entropy(const CardReader& card, const FrameHeader& frame,
   if (!chunk) return chunk.error();
   entropy_ = std::move(*chunk);
   one_row_ = scratch.subspan(size, row_size_);
+  bound_ = opened.bound();
   return {};
 }
 
@@ -124,6 +129,11 @@ void ChunkRows::put_coded(std::uint64_t first, std::uint64_t count, const kernel
 void ChunkRows::add_squared_bounds(std::span<double> bounds) const {
   if (entropy_) entropy_->add_squared_bounds(bounds);
   if (head_) planes().add_squared_bounds(bounds);
+}
+
+bool ChunkRows::surely_finite(std::uint64_t row, DType as) const {
+  if (!(bound_ <= std::min(largest_of(dtype_), largest_of(as)))) return false;
+  return entropy_ ? entropy_->is_coded(row) : head_ && context_->tokens->coded_width[row] != 0;
 }
 
 std::span<const std::byte> ChunkRows::row(std::uint64_t row) const {

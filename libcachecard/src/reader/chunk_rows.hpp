@@ -34,6 +34,8 @@ class ChunkRows {
   void add_squared_bounds(std::span<double> bounds) const;
   /// The chunk as its codes, where it is planes.
   std::optional<PlanesChunk> planes_chunk() const { return head_ ? std::optional(planes()) : std::nullopt; }
+  /// Whether no value of a row can be NaN or infinite, as itself or as another float type: coded rows whose scales say so.
+  bool surely_finite(std::uint64_t row, DType as) const;
   /// Rows [first, first + count), one after the other.
   void put_rows(std::uint64_t first, std::uint64_t count, std::span<std::byte> out) const;
 
@@ -51,6 +53,7 @@ class ChunkRows {
   std::size_t row_size_ = 0;
   std::size_t head_size_ = 0;
   std::uint32_t head_count_ = 0;
+  double bound_ = 0.0;  ///< no coded value is larger
   DType dtype_ = DType::kF32;
   // Of entropy only.
   std::optional<EntropyContext> entropy_context_;

@@ -2,7 +2,6 @@
 #include <atomic>
 #include <cstring>
 #include <mutex>
-#include <numeric>
 
 #include "base/checked.hpp"
 #include "base/scratch.hpp"
@@ -13,6 +12,7 @@
 #include "reader/chunk_rows.hpp"
 #include "reader/key_turn.hpp"
 #include "reader/pair_order.hpp"
+#include "reader/row_request.hpp"
 
 namespace cachecard {
 namespace {
@@ -69,35 +69,6 @@ void store_row(const StreamRecord& stream, std::span<const float> row, const Dec
   }
 }
 
-/// Tokens of one chunk that a request touches.
-struct Overlap {
-  std::uint64_t first;
-  std::uint64_t end;
-};
-
-Overlap overlap(const FrameHeader& frame, std::uint64_t first_token, std::uint64_t token_count) {
-  return {std::max(frame.first_token, first_token),
-          std::min(frame.first_token + frame.token_count, first_token + token_count)};
-}
-
-Status check_request(const CardHeader& header, std::size_t stream_index, std::uint64_t first_token,
-                     std::uint64_t token_count) {
-  if (stream_index >= header.streams.size()) {
-    return argument_error("no stream " + std::to_string(stream_index));
-  }
-  const StreamRecord& stream = header.streams[stream_index];
-  if (stream.stream == static_cast<std::uint8_t>(StreamKind::kOpaque)) {
-    return argument_error("an opaque stream has no rows");
-  }
-  if (first_token < stream.first_token ||
-      !span_within(first_token - stream.first_token, token_count, stream.token_count)) {
-    return argument_error("tokens " + std::to_string(first_token) + " + " + std::to_string(token_count) +
-                          ", the stream holds " + std::to_string(stream.first_token) + " + " +
-                          std::to_string(stream.token_count));
-  }
-  return {};
-}
-
 Status check_target(const DecodeRequest& request, const DecodeTarget& target) {
   if (target.dtype != DType::kF32 && target.dtype != DType::kF16 && target.dtype != DType::kBf16) {
     return argument_error("the target's type must be f32, f16 or bf16");
@@ -129,10 +100,13 @@ struct DecodeJob {
 
   void run(std::size_t index);
   Status decode(const FrameHeader& frame) const;
-  Status put(const FrameHeader& frame, const Overlap& span) const;
-  Status reorder(const Overlap& span) const;
+  void put(const ChunkRows& rows, const FrameHeader& frame, const Overlap& span, std::span<float> values) const;
+  void reorder(const Overlap& span, std::span<std::byte> scratch) const;
+  Status check_finite(const ChunkRows& rows, const FrameHeader& frame, const Overlap& span) const;
+  std::uint64_t count_nonfinite(std::uint64_t token) const;
+  bool heads_are_finite(const Overlap& span) const;
   bool takes_heads() const;
-  Status put_heads(const ChunkRows& rows, const FrameHeader& frame, const Overlap& span) const;
+  void put_heads(const ChunkRows& rows, const FrameHeader& frame, const Overlap& span) const;
   void decode_row(const ChunkRows& rows, std::uint64_t row, std::byte* base, std::span<float> values) const;
   void decode_turned(const ChunkRows& rows, std::uint64_t row, std::uint64_t token, std::byte* base,
                      std::span<float> values) const;
@@ -162,7 +136,7 @@ bool DecodeJob::takes_heads() const {
 }
 
 /// Runs of rows that lie token_stride apart: all of them, or those of one page.
-Status DecodeJob::put_heads(const ChunkRows& rows, const FrameHeader& frame, const Overlap& span) const {
+void DecodeJob::put_heads(const ChunkRows& rows, const FrameHeader& frame, const Overlap& span) const {
   for (std::uint64_t t = span.first; t < span.end;) {
     const std::uint64_t token = t - request.first_token;
     std::uint64_t count = span.end - t;
@@ -171,7 +145,6 @@ Status DecodeJob::put_heads(const ChunkRows& rows, const FrameHeader& frame, con
                    target.token_stride);
     t += count;
   }
-  return {};
 }
 
 /// values: a row, then the angles of one token.
@@ -189,38 +162,86 @@ void DecodeJob::decode_turned(const ChunkRows& rows, std::uint64_t row, std::uin
 Status DecodeJob::decode(const FrameHeader& frame) const {
   const Overlap span = overlap(frame, request.first_token, request.token_count);
   if (span.first >= span.end) return {};
-  if (Status s = put(frame, span); !s || order == nullptr) return s;
-  return reorder(span);
-}
-
-/// The tokens were just put where they belong: still in the cache.
-Status DecodeJob::reorder(const Overlap& span) const {
-  auto scratch = Scratch::allocate(allocator, align64(order->scratch_bytes()));
-  if (!scratch) return scratch.error();
-  for (std::uint64_t t = span.first; t < span.end; ++t) {
-    order->apply(token_base(target, t - request.first_token), target, scratch->bytes());
-  }
-  return {};
-}
-
-Status DecodeJob::put(const FrameHeader& frame, const Overlap& span) const {
   const std::size_t angle_count = turn == nullptr ? 0 : turn->angle_count();
   const std::size_t values_size = align64((row_elements(stream) + angle_count) * sizeof(float));
-  auto scratch = Scratch::allocate(allocator, values_size + chunk_scratch(stream, frame));
+  const std::size_t order_size = order == nullptr ? 0 : align64(order->scratch_bytes());
+  auto scratch = Scratch::allocate(allocator, values_size + order_size + chunk_scratch(stream, frame));
   if (!scratch) return scratch.error();
   const auto memory = scratch->bytes();
   const std::span<float> values(reinterpret_cast<float*>(memory.data()), row_elements(stream) + angle_count);
-  auto rows = ChunkRows::open(card, frame, memory.subspan(values_size), turn == nullptr ? 0 : turn->shift());
+  auto rows = ChunkRows::open(card, frame, memory.subspan(values_size + order_size), turn == nullptr ? 0 : turn->shift());
   if (!rows) return rows.error();
-  if (turn == nullptr && takes_heads()) return put_heads(*rows, frame, span);
-  for (std::uint64_t t = span.first; t < span.end; ++t) {
-    if (turn != nullptr) {
-      decode_turned(*rows, t - frame.first_token, t, token_base(target, t - request.first_token), values);
-      continue;
-    }
-    decode_row(*rows, t - frame.first_token, token_base(target, t - request.first_token), values);
+  for (std::uint64_t t = span.first; t < span.end; t += kRowsAtOnce) {
+    const Overlap part{t, std::min(span.end, t + kRowsAtOnce)};
+    put(*rows, frame, part, values);
+    if (order != nullptr) reorder(part, memory.subspan(values_size, order_size));
+    if (!request.finite) continue;
+    if (Status s = check_finite(*rows, frame, part); !s) return s;
   }
   return {};
+}
+
+void DecodeJob::reorder(const Overlap& span, std::span<std::byte> scratch) const {
+  for (std::uint64_t t = span.first; t < span.end; ++t) {
+    order->apply(token_base(target, t - request.first_token), target, scratch);
+  }
+}
+
+std::uint64_t DecodeJob::count_nonfinite(std::uint64_t token) const {
+  const auto element = static_cast<std::int64_t>(dtype_info(target.dtype)->block_bytes);
+  const std::int64_t head_size = element * stream.head_dim;
+  const std::byte* base = token_base(target, token - request.first_token);
+  std::uint64_t count = 0;
+  for (std::int64_t head = 0; head < std::int64_t{stream.kv_head_count}; ++head) {
+    const std::byte* at = base + head * target.head_stride;
+    if (target.channel_stride == element) {
+      count += kernel::count_nonfinite(target.dtype, {at, static_cast<std::size_t>(head_size)});
+      continue;
+    }
+    for (std::int64_t c = 0; c < std::int64_t{stream.head_dim}; ++c) {
+      count += kernel::count_nonfinite(target.dtype, {at + c * target.channel_stride, static_cast<std::size_t>(element)});
+    }
+  }
+  return count;
+}
+
+/// False also where a head's tokens do not lie one behind the other.
+bool DecodeJob::heads_are_finite(const Overlap& span) const {
+  const auto element = static_cast<std::int64_t>(dtype_info(target.dtype)->block_bytes);
+  const std::int64_t head_size = element * stream.head_dim;
+  if (target.blocks != nullptr || target.channel_stride != element || target.token_stride != head_size) return false;
+  for (std::int64_t head = 0; head < std::int64_t{stream.kv_head_count}; ++head) {
+    const std::byte* at = token_base(target, span.first - request.first_token) + head * target.head_stride;
+    const std::size_t size = (span.end - span.first) * static_cast<std::size_t>(head_size);
+    if (kernel::count_nonfinite(target.dtype, {at, size}) != 0) return false;
+  }
+  return true;
+}
+
+Status DecodeJob::check_finite(const ChunkRows& rows, const FrameHeader& frame, const Overlap& span) const {
+  const auto sure = [&](std::uint64_t t) { return turn == nullptr && rows.surely_finite(t - frame.first_token, target.dtype); };
+  if (!sure(span.first) && !sure(span.end - 1) && heads_are_finite(span)) return {};
+  for (std::uint64_t t = span.first; t < span.end; ++t) {
+    if (sure(t) || count_nonfinite(t) == 0) continue;
+    const bool converted = static_cast<DType>(stream.dtype) != target.dtype;
+    return Error{ErrorCode::kNonFinite, kNoOffset, "stream",
+                 std::string(name_of(static_cast<StreamKind>(stream.stream))) + " of layer " + std::to_string(stream.layer) +
+                     ", token " + std::to_string(t) + ": NaN or infinite as " + std::string(name_of(target.dtype)) +
+                     (converted ? " (the card has " + std::string(name_of(static_cast<DType>(stream.dtype))) + ")" : "")};
+  }
+  return {};
+}
+
+void DecodeJob::put(const ChunkRows& rows, const FrameHeader& frame, const Overlap& span, std::span<float> values) const {
+  if (turn == nullptr && takes_heads()) return put_heads(rows, frame, span);
+  for (std::uint64_t t = span.first; t < span.end; ++t) {
+    std::byte* base = token_base(target, t - request.first_token);
+    if (turn != nullptr) {
+      decode_turned(rows, t - frame.first_token, t, base, values);
+    } else {
+      decode_row(rows, t - frame.first_token, base, values);
+    }
+  }
 }
 
 /// Chunks that hold tokens of the request; they are ascending and leave no gap.
@@ -236,40 +257,6 @@ std::span<const std::uint32_t> touched_chunks(const CardReader& card, const Deco
 }
 
 }  // namespace
-
-std::size_t CardReader::scratch_bytes(std::size_t stream_index) const {
-  std::size_t most = 0;
-  for (std::uint32_t frame : chunks(stream_index)) {
-    most = std::max(most, chunk_scratch(header_.streams[stream_index], frames_[frame]));
-  }
-  return most;
-}
-
-Status CardReader::read_rows(std::size_t stream_index, std::uint64_t first_token, std::uint64_t token_count,
-                             std::span<std::byte> out, std::span<std::byte> scratch) const {
-  if (Status s = check_request(header_, stream_index, first_token, token_count); !s) return s;
-  const StreamRecord& stream = header_.streams[stream_index];
-  const std::size_t row_size = row_bytes(stream, static_cast<DType>(stream.dtype));
-  if (out.size() != token_count * row_size || scratch.size() < scratch_bytes(stream_index)) {
-    return Error{ErrorCode::kBufferTooSmall, kNoOffset, {}, "out or scratch has the wrong size"};
-  }
-  for (std::uint32_t index : chunks(stream_index)) {
-    const FrameHeader& frame = frames_[index];
-    const Overlap span = overlap(frame, first_token, token_count);
-    if (span.first >= span.end) continue;
-    const auto place = out.subspan((span.first - first_token) * row_size, (span.end - span.first) * row_size);
-    const bool verbatim = frame.compressor == 0 && frame.codec != static_cast<std::uint8_t>(Codec::kPlanes) &&
-                          frame.codec != static_cast<std::uint8_t>(Codec::kEntropy);
-    if (verbatim && place.size() == frame.stored_size) {
-      if (Status s = read_stored(index, place); !s) return s;
-      continue;
-    }
-    auto rows = ChunkRows::open(*this, frame, scratch);
-    if (!rows) return rows.error();
-    rows->put_rows(span.first - frame.first_token, span.end - span.first, place);
-  }
-  return {};
-}
 
 Status CardReader::decode(const DecodeRequest& request, const DecodeTarget& target, const ParallelFor& parallel,
                           const Allocator& allocator) const {
@@ -303,42 +290,6 @@ Status CardReader::decode(const DecodeRequest& request, const DecodeTarget& targ
       job.chunks.size(),
       [](void* context, std::size_t index) { static_cast<DecodeJob*>(context)->run(index); }, &job);
   return job.status;
-}
-
-Result<double> CardReader::squared_error_bound(std::size_t index) const {
-  const FrameHeader& frame = frames_[index];
-  if (frame.codec != static_cast<std::uint8_t>(Codec::kPlanes) &&
-      frame.codec != static_cast<std::uint8_t>(Codec::kEntropy)) {
-    return 0.0;
-  }
-  const auto stream = *header_.stream_index(frame.layer, static_cast<StreamKind>(frame.stream));
-  std::vector<std::byte> scratch(chunk_scratch(header_.streams[stream], frame));
-  auto rows = ChunkRows::open(*this, frame, scratch);
-  if (!rows) return rows.error();
-  std::vector<double> bounds(frame.token_count);
-  rows->add_squared_bounds(bounds);
-  return std::accumulate(bounds.begin(), bounds.end(), 0.0);
-}
-
-Status CardReader::read_opaque(std::size_t stream_index, std::uint64_t offset,
-                               std::span<std::byte> out) const {
-  if (stream_index >= header_.streams.size() ||
-      !span_within(offset, out.size(), header_.streams[stream_index].opaque_size)) {
-    return argument_error("no such bytes of an opaque stream");
-  }
-  std::uint64_t at = 0;
-  for (std::uint32_t index : chunks(stream_index)) {
-    const std::uint64_t size = frames_[index].decoded_size;
-    const std::uint64_t first = std::max(at, offset);
-    const std::uint64_t end = std::min(at + size, offset + out.size());
-    if (first < end) {
-      auto piece = read_section(index);
-      if (!piece) return piece.error();
-      std::memcpy(out.data() + (first - offset), piece->data() + (first - at), end - first);
-    }
-    at += size;
-  }
-  return {};
 }
 
 }  // namespace cachecard

@@ -13,7 +13,11 @@ std::size_t element_size(const FrameHeader& frame) {
 }
 
 Status check_digest(const FrameHeader& frame, std::span<const std::byte> stored) {
-  if (digest64(stored.first(frame.digest_size)) == frame.stored_digest) return {};
+  return check_digest_value(frame, digest64(stored.first(frame.digest_size)));
+}
+
+Status check_digest_value(const FrameHeader& frame, std::uint64_t digest) {
+  if (digest == frame.stored_digest) return {};
   return Error{ErrorCode::kChecksumMismatch, frame.offset + kFrameHeaderSize,
                "frame_header.stored_digest",
                "the payload of section " +

@@ -13,6 +13,8 @@ std::size_t element_size(const FrameHeader& frame);
 
 /// Stored bytes against the frame's digest. Errors: checksum_mismatch at the payload's offset
 Status check_digest(const FrameHeader& frame, std::span<const std::byte> stored);
+/// The same with their digest at hand.
+Status check_digest_value(const FrameHeader& frame, std::uint64_t digest);
 
 /// Stored bytes to decoded ones. Needs: out.size() == frame.decoded_size.
 Status inflate_payload(const FrameHeader& frame, std::span<const std::byte> stored,

@@ -1,5 +1,6 @@
 """Attention seen by hooks is the attention that the model computes."""
 
+import cachecard
 import numpy as np
 import package_test
 import smollm2
@@ -47,6 +48,34 @@ class Attention(package_test.PackageTest):
         self.check(model, smollm2.token_ids(60), [40, 10, 1, 9], 3)
         self.check(model, smollm2.token_ids(9), [9], 3)  # fewer tokens than asked for
         self.check(model, smollm2.token_ids(20), [19, 1], 3, last=1)
+
+    def test_what_was_looked_at_is_kept_more_finely(self):
+        model, ids = smollm2.load_model(), smollm2.token_ids(300)
+        with hf.record_attention(model, last=LAST) as attention:
+            cache = model(ids, use_cache=True).past_key_values
+        looked = attention.weights(cache)
+        profile = package_test.FIXTURES / "profiles" / "smollm2-135m.profile"
+        options = {"model": model, "input_ids": ids, "weights": smollm2.MODEL_FILE, "codec": "entropy", "bits": 1.5,
+                   "profile": profile}
+        hf.save(cache, self.path, attention=attention, **options)
+        agreement = []
+        with cachecard.open(self.path) as card:
+            for layer, weights in enumerate(looked):
+                widths = card.bit_widths(layer, "value")[:, 4:].astype(int)  # the sinks are kept at 8 bits
+                for head, row in enumerate(weights[:, 4:]):
+                    order = np.argsort(row)
+                    agreement.append(widths[head, order[-30:]].mean() - widths[head, order[:30]].mean())
+        self.assertGreater(min(agreement), 0)
+        self.assertGreater(np.mean(agreement), 2)
+        restored = hf.load(self.path, model, weights=smollm2.MODEL_FILE)
+        with cachecard.open(self.path) as card:
+            for layer in (0, 29):
+                held = restored.value_cache[layer][0].permute(1, 0, 2).numpy()
+                self.assertTrue(np.array_equal(held, card.read(layer, "value")))
+        with self.raises(errors.InvalidArgumentError, "leave token_weights out"):
+            hf.save(cache, self.path, attention=attention, token_weights=np.ones(300), **options)
+        with self.raises(errors.InvalidArgumentError, "for entropy"):
+            hf.save(cache, self.path, attention=attention, **{**options, "codec": "planes", "bits": 4})
 
     def small(self, kind, config, **changes):
         torch.manual_seed(1)
