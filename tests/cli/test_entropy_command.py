@@ -42,10 +42,10 @@ class Entropy(CommandTest):
         facts = self.json("convert", state, "made.card", "--model", model, "--codec", "raw")
         count = facts["token_count"]
 
-        def npy(name, text, values):
+        def npy(name, text, values, kind="f"):
             header = text.encode() + b" " * (117 - len(text)) + b"\n"
             (self.folder / name).write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header
-                                             + struct.pack(f"<{len(values)}f", *values))
+                                             + struct.pack(f"<{len(values)}{kind}", *values))
 
         def shape(*sizes):
             return str({"descr": "<f4", "fortran_order": False, "shape": sizes})
@@ -63,8 +63,14 @@ class Entropy(CommandTest):
         npy("wide.npy", shape(2**32, 2**32), [])
         npy("double.npy", shape(count).replace("f4", "i4"), [1.0] * count)
         (self.folder / "empty.npy").write_bytes(b"")
+        of_half_bits = shape(count).replace("<f4", "|i1")
+        npy("half.npy", of_half_bits, [9] * count, "b")
+        npy("own.npy", of_half_bits, [-7 if token < 30 else 8 for token in range(count)], "b")
+        self.expect(0, "convert", state, "own.card", *flags, "--weights", "own.npy")
+        rows = self.json("inspect", "own.card", "--map")["map"]
+        self.assertEqual([row["offset"] for row in rows if row["streams"].startswith("key")][-2:], [-7, 8])
         for name, said in (("long", "the cache has"), ("rows", "found 3 rows"), ("low", "found -1"), ("nan", "found nan"),
-                           ("cut", "its header says"), ("wide", "found"), ("double", "f32 and f64"), ("empty", "no .npy")):
+                           ("cut", "its header says"), ("wide", "found"), ("double", "f32, f64 and i8"), ("empty", "no .npy"), ("half", "found 9")):
             stderr = self.expect(2, "convert", state, "no.card", *flags, "--weights", f"{name}.npy").stderr.decode()
             self.assertIn(f"--weights {name}.npy: ", stderr)
             self.assertIn(said, stderr)
@@ -97,6 +103,25 @@ class Entropy(CommandTest):
         self.assertEqual([(row["first_token"], row["offset"]) for row in rows][-2:], [(4, 0), (52, 2)])
         costs.write_text("0:1,100,100\n", encoding="utf-8")
         self.expect(2, "convert", state, "out.card", "--model", model, *flags, "--sensitivity", costs)
+
+    def test_parts_can_be_left_out(self):
+        def sections(name, *flags):
+            state, model = CACHES / "gemma3_f16.seq", CACHES / "models" / "tiny_gemma3.gguf"
+            self.expect(0, "convert", state, name, "--model", model, "-q", "--codec", "entropy", "--bits", "16", *flags)
+            self.expect(0, "verify", "--decode", "-q", name)
+            rows = self.json("inspect", name, "--sections")["sections"]
+            return {row["section_type"]: row["stored_size"] for row in rows}
+
+        whole = sections("whole.card")
+        self.assertNotIn("references", sections("alone.card", "--without", "references"))
+        lanes = sections("bare.card", "--without", "means,scales,references")
+        self.assertLess(lanes["lanes"], whole["lanes"])
+        self.assertNotIn("references", lanes)
+        refused = self.run_command("convert", CACHES / "llama_f32.seq", "no.card", "--model", MODEL, "--codec", "entropy", "--without", "meanness")
+        self.assertEqual(refused.returncode, 2)
+        refused = self.run_command("convert", CACHES / "llama_f32.seq", "no.card", "--model", MODEL, "--codec", "planes", "--without", "means")
+        self.assertEqual(refused.returncode, 2)
+        self.assertFalse((self.folder / "no.card").exists())
 
     def test_trim_cuts_behind_and_not_in_front(self):
         card = self.card("llama_f32.seq", "--codec", "entropy", "--bits", "1000", "--exact-tokens", "0")

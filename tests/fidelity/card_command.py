@@ -29,6 +29,15 @@ class CardCommand:
     def decode(self, card_path, state_path):
         self._run([self.path, "convert", card_path, state_path])
 
+    def extend(self, base_path, state_path, card_path, model_path, options):
+        """What `cachecard extend` says of its work."""
+        return json.loads(self._run([self.path, "extend", base_path, state_path, "-o", card_path, "--model", model_path,
+                                     "--json", *options]))
+
+    def sections(self, card_path):
+        """A card's facts with every frame, as `inspect --sections` has them."""
+        return json.loads(self._run([self.path, "inspect", card_path, "--sections", "--json"]))
+
     def _run(self, command):
         try:
             done = subprocess.run(command, capture_output=True, text=True, env=self.environment, check=False)

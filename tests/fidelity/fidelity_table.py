@@ -99,21 +99,21 @@ def _one_text(table, runtime, reading, natives, text, turns, folder):
     with open(path, "rb") as file:
         state = SequenceState(file.read())
     weights = _sender_weights(plan, tap, state)
-    ways = _ways(plan, runtime, text, context, turns)
-    references = [Reference(_logits(runtime, way, len(context)), way.targets) for way in ways]
+    ways = ways_of(plan, runtime, text, context, turns)
+    references = [Reference(logits_of(runtime, way, len(context)), way.targets) for way in ways]
     if not table.results[0].scores:
-        _check_injection(runtime, path, ways, references, len(context))
+        check_injection(runtime, path, ways, references, len(context))
     exact = Exact(path, state, weights, plan.model.kv_heads, plan.model.path, plan.command, folder, plan.seed)
     for result in table.results:
         carried = encode(result.row, exact)
         runtime.load(carried.path, len(context))
-        _add(result, state, carried, _scores(runtime, ways, references, len(context)))
+        _add(result, state, carried, scores_of(runtime, ways, references, len(context)))
     for result, native in zip(table.native, natives):
         native.clear()
         native.decode(context, 0)
         native.save(os.path.join(folder, "native.seq"), context)
         carried = Carried("", os.path.getsize(os.path.join(folder, "native.seq")))
-        _add(result, state, carried, _scores(native, ways, references, len(context)))
+        _add(result, state, carried, scores_of(native, ways, references, len(context)))
 
 
 def _sender_weights(plan, tap, state):
@@ -125,14 +125,14 @@ def _sender_weights(plan, tap, state):
     return np.concatenate(rows).astype(np.float32)
 
 
-def _check_injection(runtime, path, ways, references, end):
+def check_injection(runtime, path, ways, references, end):
     """The exact cache, saved, put back and read, must be the exact cache."""
     runtime.load(path, end)
-    if any(score.kl != 0 or score.dnll != 0 for score in _scores(runtime, ways, references, end)):
+    if any(score.kl != 0 or score.dnll != 0 for score in scores_of(runtime, ways, references, end)):
         raise FidelityError(INTERNAL, "the exact cache put back does not give the exact logits")
 
 
-def _ways(plan, runtime, text, context, turns):
+def ways_of(plan, runtime, text, context, turns):
     """The text going on, and each receiver's turn with the exact cache's own greedy answer."""
     end = len(context)
     count = text.continuation(end, plan.model.trained_context)
@@ -161,13 +161,13 @@ def _answer(plan, runtime, context, turn):
     return answer
 
 
-def _logits(runtime, way, end):
+def logits_of(runtime, way, end):
     runtime.forget_from(end)
     return runtime.decode(way.feed, end, scored=len(way.targets))
 
 
-def _scores(runtime, ways, references, end):
-    return [reference.score(_logits(runtime, way, end)) for way, reference in zip(ways, references)]
+def scores_of(runtime, ways, references, end):
+    return [reference.score(logits_of(runtime, way, end)) for way, reference in zip(ways, references)]
 
 
 def _add(result, state, carried, scores):

@@ -78,6 +78,12 @@ class Model:
             raise FidelityError(INTERNAL, f"llama_tokenize wants {-count} tokens for {len(data)} bytes")
         return ids[:count]
 
+    def piece(self, token):
+        """The text of one token, as far as it is UTF-8."""
+        buffer = ctypes.create_string_buffer(256)
+        size = api.llama_token_to_piece(self.vocab, token, buffer, len(buffer), 0, True)
+        return buffer.raw[:max(0, size)].decode("utf-8", "replace")
+
     def receiver_turn(self, system, user):
         """Ends the context's turn and asks, as the model's own template writes it, up to the answer."""
         template = api.llama_model_chat_template(self.handle, None) or b"chatml"

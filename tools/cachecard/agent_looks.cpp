@@ -71,7 +71,10 @@ class LookFinder {
 Result<TokenWeights> LookFinder::from_file(std::size_t agent) const {
   const std::string& path = file_.looks[agent].weights;
   const CardHeader& header = source_.header();
-  return read_weights(path, header.token_count, weight_rows(header), name_of(agent, path));
+  auto weights = read_weights(path, header.token_count, weight_rows(header), name_of(agent, path));
+  if (!weights) return weights.error();
+  if (weights->half_bits) return usage_error(name_of(agent, path) + ": found half bits (i8), allowed are weights (f32, f64)");
+  return std::move(weights->weights);
 }
 
 Status LookFinder::from_probes(std::span<const std::size_t> agents,
@@ -184,7 +187,7 @@ Result<TokenLook> link_look(const CodecFlags& flags, const CacheSource& source, 
   if (!link) return link.error();
   auto looks = AgentLooks::find(link->file, link->plan.readers, flags, source, profile, parallel, notes);
   if (!looks) return looks.error();
-  return TokenLook{looks->sum(link->plan.readers),
+  return TokenLook{looks->sum(link->plan.readers), false,
                    fmt::format("of {} (link {})", agents_text(link->file, link->plan.readers),
                                link->file.link_name(link->number))};
 }

@@ -67,7 +67,7 @@ void add_codec_options(CLI::App& command, CodecFlags& flags, const std::string& 
       ->group(group);
   command
       .add_option("--weights", flags.weights,
-                  "How much each token counts, .npy of f32 or f64: [token], or [layer x KV head, token] (entropy)")
+                  "How much each token counts, .npy of f32 or f64: [token], or [layer x KV head, token]; i8: half bits more than others get, as they are (entropy)")
       ->type_name("FILE")
       ->group(group);
   command
@@ -93,6 +93,13 @@ void add_codec_options(CLI::App& command, CodecFlags& flags, const std::string& 
   command.add_option("--exact-tokens", flags.exact_tokens, "First tokens that stay exact (planes, entropy; default: 4)")
       ->check(CLI::Range(std::uint64_t{0}, std::uint64_t{1} << 31))
       ->type_name("N")
+      ->group(group);
+  command
+      .add_option("--without", flags.without,
+                  "Leave parts out, to see what they are worth: means, references, scales (of values), head-gains, channel-gains (entropy)")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"means", "references", "scales", "head-gains", "channel-gains"}))
+      ->type_name("PARTS")
       ->group(group);
   command.add_flag("--keep-nonfinite", flags.keep_nonfinite, "Keep chunks with NaN or infinite values raw (planes, entropy)")
       ->group(group);

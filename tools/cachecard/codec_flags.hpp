@@ -30,6 +30,7 @@ struct CodecFlags {
   std::string link;              ///< which of its links the card is for: sets codec, bits and whose look counts
   std::optional<std::uint64_t> exact_tokens;
   std::uint64_t newest_tokens = 0;
+  std::vector<std::string> without;  ///< parts of entropy that are left out, as --without names them
   bool keep_nonfinite = false;
   bool budget_later = false;     ///< the link's budget is for a whole of which this cache is a part
 
@@ -38,7 +39,7 @@ struct CodecFlags {
   bool is_lossy() const { return asked() == "planes" || asked() == "entropy"; }
   bool has_settings() const {
     return !bits.empty() || bytes != 0 || !map.empty() || !layer_map.empty() || has_costs() || has_weights() || exact_tokens ||
-           newest_tokens != 0 || keep_nonfinite;
+           newest_tokens != 0 || keep_nonfinite || !without.empty();
   }
   bool has_costs() const { return !sensitivity.empty() || !profile.empty(); }
   bool has_weights() const { return !weights.empty() || !queries.empty() || !probes.empty() || !link.empty(); }

@@ -27,6 +27,10 @@ Result<std::optional<ModelProfile>> profile_at_hand(const CodecFlags& flags, con
   return std::optional<ModelProfile>();
 }
 
+bool is_left_out(const CodecFlags& flags, std::string_view part) {
+  return std::find(flags.without.begin(), flags.without.end(), part) != flags.without.end();
+}
+
 /// What is known of the model: gains by head and channel.
 Status set_gains(const CodecFlags& flags, const CardHeader& header, const ModelProfile* profile, EntropyOptions& entropy) {
   if (profile != nullptr) {
@@ -44,6 +48,16 @@ Status set_gains(const CodecFlags& flags, const CardHeader& header, const ModelP
   return {};
 }
 
+/// Offsets that a file says outright, row by row as weights are.
+std::vector<std::int8_t> rows_as_offsets(const CardHeader& header, const TokenWeights& half_bits) {
+  std::vector<std::int8_t> offsets;
+  for (const std::uint64_t row : weight_row_of_use(header)) {
+    const std::uint64_t from = std::min(row, half_bits.row_count - 1) * half_bits.token_count;
+    for (std::uint64_t t = 0; t < half_bits.token_count; ++t) offsets.push_back(static_cast<std::int8_t>(half_bits.values[from + t]));
+  }
+  return offsets;
+}
+
 /// Whose look at the tokens counts, the best that is at hand.
 Status set_offsets(const CodecFlags& flags, const CacheSource& source, const ModelProfile* profile,
                    const ParallelFor& parallel, EntropyOptions& entropy, CodecNotes& notes) {
@@ -51,7 +65,7 @@ Status set_offsets(const CodecFlags& flags, const CacheSource& source, const Mod
   auto look = find_look(flags, source, profile, parallel, notes.notes);
   if (!look) return look.error();
   std::vector<std::int8_t> offsets;
-  if (look->weights) offsets = head_offsets(header, *look->weights);
+  if (look->weights) offsets = look->half_bits ? rows_as_offsets(header, *look->weights) : head_offsets(header, *look->weights);
   const WeighReport report = use_offsets(header, std::move(offsets), flags.newest_tokens, entropy);
   if (report.used) {
     notes.provenance += fmt::format(", token weights {}", look->whose);
@@ -90,10 +104,16 @@ Result<EntropyOptions> entropy_options(const CodecFlags& flags, const CacheSourc
   if (!flags.profile.empty() && !flags.sensitivity.empty() && !is_gguf_file(flags.profile)) {
     return usage_error("--profile has what --sensitivity says: give one of them");
   }
+  entropy.means = !is_left_out(flags, "means");
+  entropy.references = !is_left_out(flags, "references");
+  entropy.value_scales = !is_left_out(flags, "scales");
   auto profile = profile_at_hand(flags, header, parallel, notes);
   if (!profile) return profile.error();
   const ModelProfile* known = *profile ? &**profile : nullptr;
   if (Status s = set_gains(flags, header, known, entropy); !s) return s.error();
+  if (is_left_out(flags, "head-gains")) entropy.gains.clear();
+  if (is_left_out(flags, "channel-gains")) entropy.channel_gains.clear();
+  for (const std::string& part : flags.without) notes.provenance += fmt::format(", without {}", part);
   if (Status s = set_offsets(flags, source, known, parallel, entropy, notes); !s) return s.error();
   if (flags.bits.empty() && !entropy.costs.empty()) entropy.bits = kUsualBits;
   const std::string rate = flags.bytes != 0 ? fmt::format("{} bytes", flags.bytes) : fmt::format("{} bits", entropy.bits);

@@ -77,11 +77,12 @@ Result<std::optional<PlanesOptions>> planes_options(const CodecFlags& flags, con
   if (flags.asked() != "planes") {
     if (flags.has_settings()) {
       return usage_error("--bits, --bytes, --map, --layer-map, --sensitivity, --profile, --weights, --queries, --exact-tokens, "
-                         "--newest-tokens and --keep-nonfinite are for --codec planes or entropy");
+                         "--newest-tokens, --without and --keep-nonfinite are for --codec planes or entropy");
     }
     return std::optional<PlanesOptions>();
   }
   if (flags.has_weights()) return usage_error("--weights, --queries and --probe are for --codec entropy: planes take --map");
+  if (!flags.without.empty()) return usage_error("--without is for --codec entropy");
   PlanesOptions planes;
   if (!flags.bits.empty()) {
     auto bits = parse_bits(flags.bits);

@@ -15,7 +15,7 @@ Result<TokenLook> context_look(const CodecFlags& flags, const CacheSource& sourc
   if (profile == nullptr && (queries == "newest" || queries == "centroids")) {
     return usage_error(fmt::format("--queries {}: needs --profile", queries));
   }
-  if (queries == "none") return TokenLook{{}, "the same for all"};
+  if (queries == "none") return TokenLook{{}, false, "the same for all"};
   if (queries == "recency") {
     if (flags.queries.empty()) {
       notes.push_back(
@@ -23,14 +23,14 @@ Result<TokenLook> context_look(const CodecFlags& flags, const CacheSource& sourc
           "far "
           "better which tokens count");
     }
-    return TokenLook{recency_weights(source.header().token_count), "by recency"};
+    return TokenLook{recency_weights(source.header().token_count), false, "by recency"};
   }
   WeighOptions options;
   options.queries = queries == "newest" ? QuerySource::kMap : QuerySource::kCentroids;
   options.parallel = parallel;
   auto weights = profile_weights(source, *profile, options);
   if (!weights) return weights.error();
-  return TokenLook{std::move(*weights), queries == "newest" ? "from the newest tokens' queries, estimated"
+  return TokenLook{std::move(*weights), false, queries == "newest" ? "from the newest tokens' queries, estimated"
                                                             : "from query centroids"};
 }
 
@@ -51,7 +51,7 @@ Result<TokenLook> probed_look(const CodecFlags& flags, const CacheSource& source
   if (!weights) return weights.error();
   std::vector<WeightShare> shares;
   for (const TokenWeights& one : *weights) shares.push_back({&one, 1.0});
-  return TokenLook{sum_weights(shares), texts.size() == 1
+  return TokenLook{sum_weights(shares), false, texts.size() == 1
                                             ? "from a receiver's probe"
                                             : fmt::format("from {} receivers' probes", texts.size())};
 }
@@ -66,7 +66,7 @@ Result<TokenLook> find_look(const CodecFlags& flags, const CacheSource& source, 
   if (flags.weights.empty()) return context_look(flags, source, profile, parallel, notes);
   auto weights = read_weights(flags.weights, header.token_count, weight_rows(header));
   if (!weights) return weights.error();
-  return TokenLook{std::move(*weights), "from a file"};
+  return TokenLook{std::move(weights->weights), weights->half_bits, "from a file"};
 }
 
 }  // namespace cachecard::cli

@@ -10,6 +10,7 @@ namespace cachecard::cli {
 /// How much each token counts, and who says so.
 struct TokenLook {
   std::optional<TokenWeights> weights;  ///< absent: all the same, since that was asked for
+  bool half_bits = false;               ///< the weights are offsets, as a file says them outright
   std::string whose;                    ///< "from query centroids", ...
 };
 

@@ -41,8 +41,10 @@ Result<NpyHeader> NpyFile::parse_text(const std::string& text) const {
     return wrong("its header is not one of a plain array");
   }
   NpyHeader header;
-  if (descr[1] != "<f4" && descr[1] != "<f8") return wrong(fmt::format("found type '{}', allowed are f32 and f64 (<f4, <f8)", descr[1].str()));
-  header.item_size = descr[1] == "<f8" ? 8 : 4;
+  if (descr[1] != "<f4" && descr[1] != "<f8" && descr[1] != "|i1") {
+    return wrong(fmt::format("found type '{}', allowed are f32, f64 and i8 (<f4, <f8, |i1)", descr[1].str()));
+  }
+  header.item_size = descr[1] == "<f8" ? 8 : descr[1] == "<f4" ? 4 : 1;
   std::vector<std::uint64_t> sizes;
   const std::string numbers = shape[1];
   for (const std::string_view part : split(numbers, ',')) {
@@ -80,7 +82,7 @@ Result<NpyHeader> NpyFile::read_header(const ByteSource& file) const {
 
 }  // namespace
 
-Result<TokenWeights> read_weights(const std::string& path, std::uint64_t token_count, std::uint64_t most_rows,
+Result<WeightsFile> read_weights(const std::string& path, std::uint64_t token_count, std::uint64_t most_rows,
                                   const std::string& name) {
   const NpyFile npy(name.empty() ? "--weights " + path : name);
   auto file = open_file(path);
@@ -100,17 +102,19 @@ Result<TokenWeights> read_weights(const std::string& path, std::uint64_t token_c
   }
   std::vector<std::byte> bytes(count * header->item_size);
   if (Status s = (*file)->read_at(header->data_offset, bytes); !s) return s.error();
-  TokenWeights weights{header->rows, header->last, std::vector<float>(count)};
+  WeightsFile read{{header->rows, header->last, std::vector<float>(count)}, header->item_size == 1};
   for (std::size_t i = 0; i < count; ++i) {
     double wide = 0.0;
     if (header->item_size == 8) std::memcpy(&wide, bytes.data() + 8 * i, 8);
-    if (header->item_size == 4) std::memcpy(&weights.values[i], bytes.data() + 4 * i, 4);
-    if (header->item_size == 8) weights.values[i] = static_cast<float>(wide);
-    if (std::isfinite(weights.values[i]) && weights.values[i] >= 0.0f) continue;
-    return npy.wrong(fmt::format("row {}, token {}: found {}, allowed are finite numbers from 0 on", i / header->last,
-                                 i % header->last, weights.values[i]));
+    if (header->item_size == 4) std::memcpy(&read.weights.values[i], bytes.data() + 4 * i, 4);
+    if (read.half_bits) read.weights.values[i] = static_cast<std::int8_t>(bytes[i]);
+    if (header->item_size == 8) read.weights.values[i] = static_cast<float>(wide);
+    const float value = read.weights.values[i];
+    if (read.half_bits ? value >= -7.0f && value <= 8.0f : std::isfinite(value) && value >= 0.0f) continue;
+    return npy.wrong(fmt::format("row {}, token {}: found {}, allowed are {}", i / header->last, i % header->last, value,
+                                 read.half_bits ? "-7 to 8 half bits" : "finite numbers from 0 on"));
   }
-  return weights;
+  return read;
 }
 
 }  // namespace cachecard::cli

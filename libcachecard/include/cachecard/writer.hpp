@@ -146,6 +146,9 @@ struct EntropyOptions {
   /// For the summary's predicted_error; empty: no estimate.
   std::vector<double> costs;
   bool keep_nonfinite = false;     ///< keep a chunk with NaN or infinite values raw; else non_finite
+  bool means = true;               ///< take off keys' channel means
+  bool references = true;          ///< predict rows from earlier ones
+  bool value_scales = true;        ///< steps of values go with the square root of their head vector
 };
 
 struct CardOptions {

@@ -62,6 +62,8 @@ struct EntropyPlan::Moments {
   std::vector<std::vector<float>> energies;  ///< by chunk that was added, [unit][token]; of value streams
 };
 
+bool EntropyPlan::has_means(const StreamRecord& stream) const { return options_.entropy->means && !is_value_stream(stream); }
+
 /// Adds a chunk, unless it has values that are not finite. In small tiles, that they stay in the processor's cache.
 Status EntropyPlan::add_moments(std::size_t index, const PlanesStream& order, const TokenSpan& span, Moments& moments) {
   const StreamRecord& stream = header_.streams[index];
@@ -97,7 +99,7 @@ Status EntropyPlan::add_moments(std::size_t index, const PlanesStream& order, co
       const auto rows = std::span(tile.values).subspan(t * elements, (end - t) * elements);
       if (moments.origin.empty() && end > t) {
         moments.origin.assign(rows.begin(), rows.begin() + static_cast<std::ptrdiff_t>(elements));
-        if (is_value) std::fill(moments.origin.begin(), moments.origin.end(), 0.0f);
+        if (!has_means(stream)) std::fill(moments.origin.begin(), moments.origin.end(), 0.0f);
       }
       if (end > t) kernel::entropy_kernels().add_moments(rows, moments.origin, sums.data(), squares.data());
       count += end - t;
@@ -120,7 +122,7 @@ void EntropyPlan::set_moments(const Moments& moments, const StreamRecord& stream
                               std::vector<double>& squares) const {
   const auto count = static_cast<double>(moments.count);
   squares = moments.squares;
-  if (is_value_stream(stream)) return;
+  if (!has_means(stream)) return;
   for (std::size_t c = 0; c < squares.size(); ++c) {
     const double origin = moments.origin.empty() ? 0.0 : double{moments.origin[c]};
     const double away = moments.count == 0 ? 0.0 : moments.sums[c] / count;
@@ -151,7 +153,7 @@ Status EntropyPlan::learn_spreads(std::size_t index) {
   learned.spread = static_cast<float>(std::sqrt(mean));
   // So that steps stay within what lanes may say; values beyond become exact tokens, and values far below become 0.
   learned.spread = std::clamp(learned.spread, 0x1p-50f, 0x1p50f);
-  if (is_value_stream(stream) && mean >= 0x1p-100 && mean <= 0x1p100) learned.energy = static_cast<float>(mean);
+  if (options_.entropy->value_scales && is_value_stream(stream) && mean >= 0x1p-100 && mean <= 0x1p100) learned.energy = static_cast<float>(mean);
   const std::size_t first_use = BitWidthMap::first_use(header_, index);
   const auto& gains = options_.entropy->gains;
   const auto& channels = options_.entropy->channel_gains;

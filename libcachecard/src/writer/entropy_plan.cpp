@@ -105,7 +105,7 @@ BitWidthMap EntropyPlan::first_map() const {
 
 void EntropyPlan::add_references(std::size_t stream) {
   Learned& learned = learned_.at(stream);
-  if ((header_.flags & kHeaderTokensUnknown) != 0 || header_.segments[segment_].token_count == 0) return;
+  if (!options_.entropy->references || (header_.flags & kHeaderTokensUnknown) != 0 || header_.segments[segment_].token_count == 0) return;
   const auto same = [&](const std::vector<TokenSpan>& spans) {
     return std::equal(spans.begin(), spans.end(), learned.spans.begin(), learned.spans.end(),
                       [](const TokenSpan& a, const TokenSpan& b) {

@@ -117,6 +117,7 @@ class EntropyPlan {
   /// Values of a stream's chunk that is finite, and its energies where the stream has vector scales.
   Status load(std::size_t stream, const PlanesStream& order, const TokenSpan& span, const EntropyTokens& tokens,
               EntropyScratch& scratch);
+  bool has_means(const StreamRecord& stream) const;
   /// Means and spreads, of one reading.
   Status learn_spreads(std::size_t stream);
   struct Moments;
