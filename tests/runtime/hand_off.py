@@ -109,7 +109,7 @@ class Context:
         with server(self.slot_dir) as source:
             self.tokens = story_tokens(source, CARD_TOKENS)
             llama.completion(source.url, self.tokens, 1)
-            self.capture = cachecard("capture", self.card, *slot_flags(source), "--json")
+            self.capture = cachecard("capture", self.card, *slot_flags(source), "--codec", "raw", "--json")
             llama.save(source.url, "context.slot")
             shutil.move(os.path.join(self.slot_dir, "context.slot"), self.slot_file)
             self.left_in_slot_dir = os.listdir(self.slot_dir)

@@ -60,14 +60,14 @@ class Capture(RuntimeCase):
         with server(self.slot_dir) as source:
             llama.completion(source.url, context.tokens[:60], 1)
             plain = context.path("plain.card")
-            self.ok(cachecard("capture", plain, *slot_flags(source)))
+            self.ok(cachecard("capture", plain, *slot_flags(source), "--codec", "raw"))
             packed = context.path("packed.card")
             facts = self.ok(cachecard("capture", packed, *slot_flags(source), "--split", "--json")).facts
             self.assertLess(facts["file_bytes"], os.path.getsize(plain))
-            piped = self.ok(cachecard("capture", "-", *slot_flags(source)))
+            piped = self.ok(cachecard("capture", "-", *slot_flags(source), "--codec", "raw"))
             self.assertIn("60", piped.error)
             with_text = context.path("text.card")
-            facts = self.ok(cachecard("capture", with_text, *slot_flags(source), "--text",
+            facts = self.ok(cachecard("capture", with_text, *slot_flags(source), "--codec", "raw", "--text",
                                       "--keep-slot-file", "--json")).facts
             self.assertIn(b"lighthouse keeper", read(with_text))
             kept = os.path.join(self.slot_dir, facts["slot_file"])
@@ -278,7 +278,7 @@ class PromptCover(RuntimeCase):
         prompt = llama.apply_template(running.url, turns("<think>\nEight and three.\n</think>\n\n"))
         llama.completion(running.url, prompt, 1)
         card = context.path("chat.card")
-        self.ok(cachecard("capture", card, *slot_flags(running)))
+        self.ok(cachecard("capture", card, *slot_flags(running), "--codec", "raw"))
         same = self.cover(running, turns("<think>\nEight and three.\n</think>\n\n"), card)
         self.assertEqual((same["cause"], same["covered"]), ("none", same["card_tokens"]))
         stripped = self.cover(running, turns(""), card)

@@ -7,7 +7,7 @@ import hand_off
 import server_client as llama
 
 READ, MORE = 200, 280
-CODECS = {"raw": (), "planes": ("--codec", "planes"), "entropy": ("--codec", "entropy", "--bits", "2")}
+CODECS = {"raw": ("--codec", "raw"), "planes": ("--codec", "planes"), "entropy": ("--codec", "entropy", "--bits", "2")}
 
 
 class ExtendedServer(unittest.TestCase):

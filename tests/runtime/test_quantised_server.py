@@ -77,7 +77,7 @@ class QuantisedServer(unittest.TestCase):
             llama.completion(running.url, context.tokens[:60], 1)
             before = slot_bytes(running)
             card = context.path("quantised.card")
-            self.assertEqual(cachecard("capture", card, *slot_flags(running)).code, 0)
+            self.assertEqual(cachecard("capture", card, *slot_flags(running), "--codec", "raw").code, 0)
             llama.erase(running.url)
             answer = cachecard("inject", card, *slot_flags(running), "--json")
             self.assertEqual(answer.code, 0, str(answer))

@@ -50,7 +50,7 @@ Result<CaptureOptions> capture_options(const CaptureArgs& args, const std::strin
   if (args.zstd_level != 0) options.card.zstd_level = args.zstd_level;
   CodecFlags codec = args.codec;
   codec.model = model;
-  codec.entropy_unless_said = true;
+  codec.entropy_unless_said = !args.split && args.zstd_level == 0;
   options.plan = [codec, lossy](const CacheSource& source, CardOptions& card, std::vector<std::string>& notes) -> Status {
     if (Status s = set_codec(codec, source, card, notes); !s) return s;
     *lossy = card.planes || card.entropy;

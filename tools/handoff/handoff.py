@@ -54,11 +54,15 @@ def question_text(url, question):
 
 
 def codec_flags(args):
-    """What capture is told: --codec raw keeps every bit, planes as many as --bits says."""
-    if args.codec == "raw":
-        return []
-    shared = ["--sensitivity", args.sensitivity] if args.sensitivity else []
-    return ["--codec", args.codec, "--bits", args.bits, "--newest-tokens", "32", *shared]
+    """What capture is told; nothing but the profile unless the user says more: its own defaults are what is shown."""
+    flags = ["--codec", args.codec] if args.codec else []
+    if args.bits:
+        flags += ["--bits", args.bits]
+    if args.sensitivity:
+        flags += ["--sensitivity", args.sensitivity]
+    if args.profile and args.codec != "raw":
+        flags += ["--profile", args.profile]
+    return flags
 
 
 def sender_side(server, args, card):
@@ -157,12 +161,13 @@ def parse_arguments():
     parser.add_argument("--question", default=QUESTION, help="what the receiver asks")
     parser.add_argument("--answer", type=int, default=48, help="tokens of each answer")
     parser.add_argument("--ctx", type=int, default=8192, help="context size of the servers")
-    parser.add_argument("--codec", choices=("raw", "planes"), default="planes", help="how the card keeps the values")
-    parser.add_argument("--bits", default="4,3", help="planes: bits a value of keys and values")
-    parser.add_argument("--sensitivity", help="what errors of each layer cost: layers then share the bits by it")
+    parser.add_argument("--codec", choices=("raw", "planes", "entropy"), help="how the card keeps the values (default: as capture does, entropy)")
+    parser.add_argument("--bits", help="bits a value: 1.5 (entropy), or 4,3 of keys and values (planes)")
+    parser.add_argument("--profile", help="model profile, made by cachecard calibrate: which tokens and heads count")
+    parser.add_argument("--sensitivity", help="what errors of each layer cost, where there is no profile")
     parser.add_argument("--keep", help="keep the card here")
     args = parser.parse_args()
-    for path in (args.cli, args.model, args.text, *filter(None, [args.sensitivity])):
+    for path in (args.cli, args.model, args.text, *filter(None, [args.sensitivity, args.profile])):
         if not os.path.isfile(path):
             raise Failure(f"no such file: {path}")
     return args
