@@ -123,6 +123,18 @@ class Entropy(CommandTest):
         self.assertEqual(refused.returncode, 2)
         self.assertFalse((self.folder / "no.card").exists())
 
+    def test_trim_takes_bits_and_bytes_as_sizes(self):
+        card = self.card("llama_f32.seq", "--codec", "entropy", "--bits", "1000", "--exact-tokens", "0")
+        wrong = [("--bits", "2,3"), ("--bits", "0.01"), ("--bytes", "3Q"), ("--bytes", "0"), ("--bytes", "1k"),
+                 ("--bits", "2", "--bytes", "1M"), ("--bits", "2", "--tokens", "0:2")]
+        for flags in wrong:
+            self.expect(2, "trim", card, "no.card", *flags)
+        facts = self.json("trim", card, "same.card", "--bytes", "0.5MiB")
+        self.assertTrue(facts["requantised"])
+        self.expect(0, "verify", "--decode", "-q", "same.card")
+        planes = self.card("llama_f32.seq", "--codec", "planes")
+        self.assertIn("planes", self.expect(2, "trim", planes, "no.card", "--bytes", "1M").stderr.decode())
+
     def test_trim_cuts_behind_and_not_in_front(self):
         card = self.card("llama_f32.seq", "--codec", "entropy", "--bits", "1000", "--exact-tokens", "0")
         self.expect(0, "trim", card, "short.card", "--tokens", "0:3", "-q")

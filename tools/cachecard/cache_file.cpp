@@ -1,80 +1,31 @@
 #include "cache_file.hpp"
 
+#include "cachecard/edit.hpp"
 #include "convert.hpp"
 #include "output_file.hpp"
 
 namespace cachecard::cli {
 namespace {
 
-/// A card's values as the source of another.
-class CardSource final : public CacheSource {
- public:
-  static Result<std::shared_ptr<const CardSource>> open(std::unique_ptr<ByteSource> file);
-
-  const CardHeader& header() const override { return card_->header(); }
-  std::span<const std::int32_t> token_ids() const override { return token_ids_; }
-  std::span<const std::int32_t> positions() const override { return positions_; }
-  const RopeTable* rope_table() const override { return table_ ? &*table_ : nullptr; }
-  Status read_rows(std::size_t stream, std::uint64_t first, std::uint64_t count,
-                   std::span<std::byte> out) const override {
-    std::vector<std::byte> scratch(card_->scratch_bytes(stream));
-    return card_->read_rows(stream, first, count, out, scratch);
-  }
-  Status read_opaque(std::size_t stream, std::uint64_t offset, std::span<std::byte> out) const override {
-    return card_->read_opaque(stream, offset, out);
-  }
-
- private:
-  Status load();
-
-  std::unique_ptr<ByteSource> file_;
-  std::optional<CardReader> card_;
-  std::vector<std::int32_t> token_ids_;
-  std::vector<std::int32_t> positions_;
-  std::optional<RopeTable> table_;
+/// A card, its file and its values as the source of another.
+struct OpenCard {
+  std::unique_ptr<ByteSource> file;
+  std::optional<CardReader> card;
+  std::unique_ptr<CacheSource> source;
 };
 
-Status CardSource::load() {
-  if ((header().flags & kHeaderTokensUnknown) == 0) {
-    auto ids = card_->token_ids();
-    if (!ids) return ids.error();
-    token_ids_ = std::move(*ids);
-  }
-  auto runs = card_->positions();
-  if (!runs) return runs.error();
-  for (const PositionRun& run : *runs) {
-    for (std::uint64_t i = 0; i < run.token_count; ++i) {
-      positions_.push_back(
-          static_cast<std::int32_t>(run.first_position + static_cast<std::int64_t>(i) * run.step));
-    }
-  }
-  const auto table = card_->find(SectionType::kRopeTable);
-  if (!table) return {};
-  auto payload = card_->read_section(*table);
-  if (!payload) return payload.error();
-  auto parsed = parse_rope_table(*payload);
-  if (!parsed) return parsed.error();
-  table_ = std::move(*parsed);
-  return {};
-}
-
-Result<std::shared_ptr<const CardSource>> CardSource::open(std::unique_ptr<ByteSource> file) {
-  auto source = std::make_shared<CardSource>();
-  source->file_ = std::move(file);
-  auto card = CardReader::open(*source->file_);
-  if (!card) return card.error();
-  source->card_ = std::move(*card);
-  if (Status s = source->load(); !s) return s.error();
-  return std::shared_ptr<const CardSource>(source);
-}
-
 Result<CacheFile> card_cache(std::unique_ptr<ByteSource> file) {
-  CacheFile cache;
-  cache.card_bytes = file->size();
-  auto source = CardSource::open(std::move(file));
+  auto open = std::make_shared<OpenCard>();
+  open->file = std::move(file);
+  auto card = CardReader::open(*open->file);
+  if (!card) return card.error();
+  open->card = std::move(*card);
+  auto source = card_as_source(*open->card);
   if (!source) return source.error();
-  cache.source = std::move(*source);
-  return cache;
+  open->source = std::move(*source);
+  const CacheSource* values = open->source.get();
+  const std::uint64_t bytes = open->file->size();
+  return CacheFile{{std::move(open), values}, bytes};
 }
 
 /// Keeps the file that a source reads from.

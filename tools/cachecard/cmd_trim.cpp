@@ -10,7 +10,9 @@
 #include "input.hpp"
 #include "output.hpp"
 #include "output_file.hpp"
+#include "size_flag.hpp"
 #include "slice_flag.hpp"
+#include "span_file.hpp"
 #include "workers.hpp"
 
 namespace cachecard::cli {
@@ -22,13 +24,13 @@ struct TrimArgs {
   std::string tokens;
   std::string layers;
   std::string bits;
+  std::uint64_t bytes = 0;
   std::string time;
 };
 
 Result<TrimOptions> trim_options(const TrimArgs& args) {
   if (args.tokens.empty() && args.layers.empty() && args.bits.empty()) {
-    return Error{ErrorCode::kInvalidArgument, kNoOffset, {},
-                 "nothing to cut: give --tokens A:B, --layers A:B or --bits K,V"};
+    return usage_error("nothing to cut: give --tokens A:B, --layers A:B, --bits or --bytes");
   }
   auto tokens = parse_cut("--tokens", args.tokens);
   if (!tokens) return tokens.error();
@@ -77,6 +79,53 @@ void report(const CardReader& card, const TrimReport& trimmed, const TrimArgs& a
                     {"root", to_hex(written.root)}});
 }
 
+/// Whether a card is kept by steps, not by planes.
+bool is_entropy(const CardReader& card) { return (card.prologue().required_features & kFeatureEntropy) != 0; }
+
+/// --bits or --bytes of an entropy card: its values get larger steps.
+Result<WriteReport> lower(const CardReader& card, ByteSink& sink, const TrimArgs& args, const ParallelFor& parallel) {
+  if (!args.tokens.empty() || !args.layers.empty()) {
+    return usage_error("--bits and --bytes code an entropy card anew: cut --tokens and --layers by a trim of their own");
+  }
+  RequantiseOptions options;
+  options.file_bytes = args.bytes;
+  if (!args.bits.empty()) {
+    const auto bits = number<double>(args.bits);
+    if (!bits || !(*bits >= 0.05 && *bits <= 4096.0)) {
+      return usage_error(fmt::format("--bits: found '{}', allowed for an entropy card is one number, 0.05 to 4096", args.bits));
+    }
+    options.bits = *bits;
+  }
+  auto time = provenance_time(args.time);
+  if (!time) return time.error();
+  options.time = *time;
+  options.text = args.bytes != 0 ? fmt::format("cachecard trim: entropy {} bytes", args.bytes)
+                                 : fmt::format("cachecard trim: entropy {} bits", args.bits);
+  options.parallel = parallel;
+  return requantise(card, sink, options);
+}
+
+void report_lowered(const CardReader& card, const WriteReport& written, const TrimArgs& args, const Context& context) {
+  const auto bits = bits_per_value(written.file_size, written.summary);
+  Facts facts;
+  facts.add(context.dry_run ? "would write" : "card", output_name(args.output));
+  facts.add("in", exact_bytes(card.trailer().file_size));
+  facts.add("out", exact_bytes(written.file_size));
+  facts.add("chunks", "all coded anew, with larger steps");
+  facts.add("bits per value", bits_text(bits));
+  facts.add("root", to_hex(written.root));
+  context.say(facts.text());
+  context.say_json({{"output", args.output},
+                    {"dry_run", context.dry_run},
+                    {"input_bytes", card.trailer().file_size},
+                    {"file_bytes", written.file_size},
+                    {"requantised", true},
+                    {"value_count", written.summary.value_count},
+                    {"bits_per_value", bits_json(bits)},
+                    {"predicted_error", written.summary.predicted_error},
+                    {"root", to_hex(written.root)}});
+}
+
 std::string blame(const Error& error, const TrimArgs& args) {
   if (error.code == ErrorCode::kInvalidArgument) return "trim";
   return error.code == ErrorCode::kIo ? output_name(args.output) : input_name(args.input);
@@ -84,15 +133,24 @@ std::string blame(const Error& error, const TrimArgs& args) {
 
 int run(const TrimArgs& args, Context& context) {
   context.data_on_stdout = args.output == "-" && !context.dry_run;
-  auto options = trim_options(args);
-  if (!options) return context.fail(options.error(), "trim");
   auto input = open_input(args.input);
   if (!input) return context.fail(input.error(), input_name(args.input));
   auto card = CardReader::open(**input);
   if (!card) return context.fail(card.error(), input_name(args.input));
+  const bool anew = is_entropy(*card) && (!args.bits.empty() || args.bytes != 0);
+  if (args.bytes != 0 && !anew) return context.fail(usage_error("--bytes is for entropy cards: of planes --bits K,V drops some"), "trim");
+  auto options = anew ? Result<TrimOptions>(TrimOptions{}) : trim_options(args);
+  if (!options) return context.fail(options.error(), "trim");
   auto sink = open_output(args.output, context.dry_run);
   if (!sink) return context.fail(sink.error(), output_name(args.output));
   Workers workers(context.threads);
+  if (anew) {
+    auto written = lower(*card, **sink, args, workers.parallel());
+    if (!written) return context.fail(written.error(), blame(written.error(), args));
+    if (Status s = (*sink)->commit(); !s) return context.fail(s.error(), output_name(args.output));
+    report_lowered(*card, *written, args, context);
+    return 0;
+  }
   options->parallel = workers.parallel();
   auto trimmed = trim(*card, **sink, *options);
   if (!trimmed) return context.fail(trimmed.error(), blame(trimmed.error(), args));
@@ -105,15 +163,16 @@ int run(const TrimArgs& args, Context& context) {
 
 void add_trim(CLI::App& app, Context& context) {
   auto args = std::make_shared<TrimArgs>();
-  CLI::App& command = *app.add_subcommand("trim", "Keep a card's tokens A to B, its layers, or its upper bit planes");
+  CLI::App& command = *app.add_subcommand("trim", "Keep a card's tokens A to B, its layers, its upper bit planes, or fewer bits of all values");
   command.add_option("IN", args->input, "Card, - for standard input")->required();
   command.add_option("OUT", args->output, "Card, - for standard output")->required();
   command.add_option("--tokens", args->tokens, "Tokens to keep: A:B (B left out), A: or :B")
       ->type_name("A:B");
   command.add_option("--layers", args->layers, "Layers to keep: A:B (B left out), A: or :B")
       ->type_name("A:B");
-  command.add_option("--bits", args->bits, "Bits a value to keep of planes, 1 to 8: the planes beyond go")
-      ->type_name("K,V");
+  auto* bits = command.add_option("--bits", args->bits, "Bits a value: of planes 1 to 8 each, the planes beyond go; of entropy the mean over all, its values are coded anew")
+      ->type_name("K,V|N");
+  add_size_option(command, "--bytes", args->bytes, "The most that an entropy card may take, coded anew: 10M, 2.5MiB")->excludes(bits);
   add_time_option(command, args->time);
   add_dry_run_option(command, context);
   add_threads_option(command, context);

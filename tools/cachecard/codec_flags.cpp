@@ -8,6 +8,7 @@
 #include "agent_looks.hpp"
 #include "entropy_settings.hpp"
 #include "planes_settings.hpp"
+#include "size_flag.hpp"
 #include "span_file.hpp"
 
 namespace cachecard::cli {
@@ -43,10 +44,8 @@ void add_codec_options(CLI::App& command, CodecFlags& flags, const std::string& 
   command.add_option("--bits", flags.bits, "Bits a value: the mean over all (entropy; default: 1.5, and 3 without a profile), or of keys and values, 1 to 8 (planes; default: 4,3)")
       ->type_name("N|K,V")
       ->group(group);
-  command.add_option("--bytes", flags.bytes, "The most that the whole card may take: 10M, 2.5MiB (entropy)")
-      ->transform(CLI::AsSizeValue(true))
+  add_size_option(command, "--bytes", flags.bytes, "The most that the whole card may take: 10M, 2.5MiB (entropy)")
       ->excludes("--bits")
-      ->type_name("SIZE")
       ->group(group);
   command.add_option("--map", flags.map, "Bits by token: lines A:B,K,V with numbers or 'exact' (planes)")
       ->type_name("FILE")

@@ -33,6 +33,22 @@ struct TrimReport {
 /// Errors: invalid_argument, not_restorable, and the reader's
 Result<TrimReport> trim(const CardReader& card, ByteSink& sink, const TrimOptions& options);
 
+/// A card's values as the source of another, its text and source layout left behind. card must outlive it. Errors: the reader's
+Result<std::unique_ptr<CacheSource>> card_as_source(const CardReader& card);
+
+struct RequantiseOptions {
+  double bits = 0.0;             ///< a value, of the whole file
+  std::uint64_t file_bytes = 0;  ///< as CardOptions has them, in place of bits; 0: none
+  std::optional<std::int64_t> time;  ///< for provenance; absent: none
+  std::string text;                  ///< for provenance
+  ParallelFor parallel;
+};
+
+/// Codes an entropy card anew for fewer bytes, from the card alone: the same sinks, and steps whose ratios between channels,
+/// heads and tokens are the card's. The errors of both codings add up, in the summary's predicted_error too; provenance counts it.
+/// Errors: unsupported_feature (planes, or nothing that is entropy), those of write_card and the reader's
+Result<WriteReport> requantise(const CardReader& card, ByteSink& sink, const RequantiseOptions& options);
+
 struct ExtendOptions {
   CardOptions card;  ///< how new tokens are stored, as for write_card; of its provenance, text and time count
   /// As finely as BASE's last segment: planes by layer; entropy with the same lanes (steps, means, tables) where they fit,

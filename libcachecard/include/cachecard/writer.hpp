@@ -127,6 +127,13 @@ struct PlanesOptions {
 };
 
 /// Lossy coding with uniform steps, entropy coded. spec: CODECS.md#entropy
+/// How a card's values were coded before, where that card is the source.
+struct EarlierCoding {
+  double predicted_error = 0.0;  ///< of its summary
+  std::vector<float> steps;      ///< lane_stream.step by stream of the header, 0 where there is none: EntropyOptions::step is relative to it
+  std::vector<std::int8_t> token_offsets;  ///< as EntropyOptions has them
+};
+
 struct EntropyOptions {
   double bits = 2.0;               ///< wanted bits a value of the whole file (but text, source layout and opaque state), 0.05 to
                                    ///< 4,096; more than about 7 for each coded value are not used
@@ -145,6 +152,8 @@ struct EntropyOptions {
   /// What errors of each (stream, KV head) cost, as ModelProfile has it: nats for (step / root mean square of the stream) squared.
   /// For the summary's predicted_error; empty: no estimate.
   std::vector<double> costs;
+  /// Of values that lie on the grid of an earlier coding: steps are relative to that one's, and the errors add up, in place of costs.
+  std::optional<EarlierCoding> earlier;
   bool keep_nonfinite = false;     ///< keep a chunk with NaN or infinite values raw; else non_finite
   bool means = true;               ///< take off keys' channel means
   bool references = true;          ///< predict rows from earlier ones
@@ -163,6 +172,7 @@ struct CardOptions {
   ChunkOrder chunk_order = ChunkOrder::kLayerMajor;
   bool source_layout = true;
   ProvenanceEntry provenance;
+  std::vector<ProvenanceEntry> earlier_provenance;  ///< steps before it
   ParallelFor parallel;
   Limits limits;
   /// Called after each batch with stored bytes so far and in all; false stops with `interrupted`.

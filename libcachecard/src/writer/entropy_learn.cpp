@@ -151,6 +151,9 @@ Status EntropyPlan::learn_spreads(std::size_t index) {
   for (const double square : squares) all += square;
   const double mean = count == 0 ? 0.0 : all / static_cast<double>(learned.coded_values);
   learned.spread = static_cast<float>(std::sqrt(mean));
+  // Steps are then relative to those that the values have.
+  const auto& earlier = options_.entropy->earlier;
+  if (earlier && earlier->steps[index] > 0.0f) learned.spread = earlier->steps[index];
   // So that steps stay within what lanes may say; values beyond become exact tokens, and values far below become 0.
   learned.spread = std::clamp(learned.spread, 0x1p-50f, 0x1p50f);
   if (options_.entropy->value_scales && is_value_stream(stream) && mean >= 0x1p-100 && mean <= 0x1p100) learned.energy = static_cast<float>(mean);

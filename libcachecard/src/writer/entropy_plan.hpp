@@ -79,6 +79,7 @@ class EntropyPlan {
 
   /// KL of the next token in nats, as options.costs say, of the segment's share of the card; 0 without costs.
   double predicted_error() const;
+  double added_up(const EarlierCoding& earlier) const;
 
   /// A chunk's rows, or why not. Thread-safe.
   EntropyEncoded encode(std::size_t stream, const FrameHeader& frame, std::span<const std::byte> rows);

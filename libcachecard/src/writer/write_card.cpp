@@ -36,7 +36,8 @@ Result<WriteReport> write_once(const CacheSource& source, ByteSink& sink, const 
   }
   if (Status s = builder.add_rope_table(); !s) return s.error();
   if (Status s = builder.add_segments(0); !s) return s.error();
-  const ProvenanceEntry entries[] = {options.provenance};
+  std::vector<ProvenanceEntry> entries = options.earlier_provenance;
+  entries.push_back(options.provenance);
   if (auto added = writer->add(make_frame(SectionType::kProvenance), encode_provenance(entries)); !added) return added.error();
   auto report = writer->finish(builder.predicted_error());
   if (report) report->raw_chunks = builder.take_raw_chunks();
@@ -72,6 +73,7 @@ Status find_bits(const CacheSource& source, CardOptions& options) {
       options.entropy->step = kLargestStep;
       auto least = write_once(source, count, options);
       if (!least) return least.error();
+      if (least->file_size <= options.file_bytes) break;  // hardly more than lanes and sinks: coarsest steps, all the same
       return budget_error("found " + std::to_string(options.file_bytes) + ", the smallest card takes " + std::to_string(least->file_size));
     }
     const bool finest = used > 0.0 && used < bytes && used <= before * 1.001;

@@ -1,0 +1,209 @@
+// Larger steps for an entropy card, from the card alone.
+#include <algorithm>
+
+#include "cachecard/edit.hpp"
+#include "format/entropy_layout.hpp"
+#include "kernel/entropy.hpp"
+#include "writer/card_order.hpp"
+
+namespace cachecard {
+namespace {
+
+constexpr float kLeastGain = 0x1p-6f;
+constexpr float kMostGain = 0x1p6f;
+
+/// Half bits that a token's steps become coarser by at once. Values lie on a grid already: steps up to twice the grid's hardly
+/// save anything, at twice most lie between two of them.
+constexpr int kCoarser = 3;
+constexpr double kMostCoarser = 6.0;  ///< times kCoarser: no token has an offset left by then
+constexpr int kHalvings = 9;
+
+/// Counts and forgets.
+class CountSink final : public ByteSink {
+ public:
+  Status write(std::span<const std::byte>) override { return {}; }
+  Status commit() override { return {}; }
+};
+
+/// Offsets, all tokens `coarser` times kCoarser lower on the mean, and within one time of it.
+void lower(std::span<const std::int8_t> offsets, std::uint64_t token_count, double coarser, std::span<std::int8_t> out) {
+  constexpr std::uint32_t kGolden = 2654435769u;
+  const auto whole = static_cast<int>(coarser);
+  const double part = coarser - whole;
+  for (std::size_t i = 0; i < offsets.size(); ++i) {
+    const auto token = static_cast<std::uint32_t>(i % token_count);
+    const bool more = 0x1p-32 * static_cast<double>(token * kGolden) < part;  // every so many-th token, evenly
+    out[i] = static_cast<std::int8_t>(std::max<int>(kLeastTokenOffset, offsets[i] - kCoarser * (whole + (more ? 1 : 0))));
+  }
+}
+
+Error refused(std::string detail) { return {ErrorCode::kUnsupportedFeature, kNoOffset, "chunk.codec", std::move(detail)}; }
+
+/// What a card's maps and lanes say of how finely its values were kept.
+class Coding {
+ public:
+  Coding(const CardReader& card, CardOptions& options) : card_(card), entropy_(options.entropy.emplace()) {}
+
+  Status take() {
+    if (Status s = take_lanes(); !s) return s;
+    return take_offsets();
+  }
+
+ private:
+  Status take_lanes();
+  Status take_offsets();
+  Result<const LaneStream*> lanes_of(const FrameHeader& frame, const StreamRecord& stream);
+
+  const CardReader& card_;
+  EntropyOptions& entropy_;
+  std::optional<Lanes> lanes_;
+  std::uint64_t digest_ = 0;
+};
+
+Result<const LaneStream*> Coding::lanes_of(const FrameHeader& frame, const StreamRecord& stream) {
+  auto parameters = card_.parameters(frame.parameter_digest);
+  if (!parameters) return parameters.error();
+  const std::uint64_t digest = parameters->record.lanes_digest;
+  for (std::size_t i = 0; i < card_.frames().size() && (!lanes_ || digest != digest_); ++i) {
+    const FrameHeader& section = card_.frames()[i];
+    if (section.section_type != static_cast<std::uint16_t>(SectionType::kLanes) || section.stored_digest != digest) continue;
+    auto payload = card_.read_section(i);
+    if (!payload) return payload.error();
+    auto parsed = parse_lanes(*payload);
+    if (!parsed) return parsed.error();
+    lanes_ = std::move(*parsed);
+    digest_ = digest;
+  }
+  return lanes_ && digest_ == digest ? lanes_->find(stream.layer, stream.stream) : nullptr;
+}
+
+/// Each channel's step against the others of its stream. Segments that share no lanes: the first one's.
+Status Coding::take_lanes() {
+  const CardHeader& header = card_.header();
+  EarlierCoding earlier;
+  auto summary = card_.summary();
+  if (!summary) return summary.error();
+  earlier.predicted_error = summary->predicted_error;
+  bool any = false;
+  for (std::size_t s = 0; s < header.streams.size(); ++s) {
+    const StreamRecord& stream = header.streams[s];
+    const auto kind = static_cast<StreamKind>(stream.stream);
+    const std::size_t channels = kind == StreamKind::kOpaque ? 0 : row_elements(stream);
+    const LaneStream* lanes = nullptr;
+    for (const std::uint32_t index : kind == StreamKind::kOpaque ? std::span<const std::uint32_t>() : card_.chunks(s)) {
+      const FrameHeader& frame = card_.frames()[index];
+      if (frame.codec == static_cast<std::uint8_t>(Codec::kPlanes)) {
+        return refused("layer " + std::to_string(stream.layer) + " " + std::string(name_of(kind)) +
+                       " is planes: bits of keys and values (K,V) drop some of them");
+      }
+      if (frame.codec != static_cast<std::uint8_t>(Codec::kEntropy) || lanes != nullptr) continue;
+      auto found = lanes_of(frame, stream);
+      if (!found) return found.error();
+      lanes = *found;
+    }
+    any |= lanes != nullptr;
+    earlier.steps.push_back(lanes == nullptr ? 0.0f : lanes->record.step);
+    for (std::size_t c = 0; c < channels; ++c) {
+      const float step = lanes == nullptr ? 1.0f : kernel::lane_step(kernel::open_lane(lanes->lanes[c]).step);
+      entropy_.channel_gains.push_back(std::clamp(step, kLeastGain, kMostGain));
+    }
+  }
+  if (!any) return refused("no chunk is entropy: convert makes an entropy card of exact values");
+  entropy_.earlier = std::move(earlier);
+  return {};
+}
+
+Status Coding::take_offsets() {
+  const CardHeader& header = card_.header();
+  const std::size_t uses = BitWidthMap::first_use(header, header.streams.size());
+  entropy_.token_offsets.assign(uses * header.token_count, 0);
+  entropy_.exact_tokens = 0;
+  entropy_.fine_tokens = 0;
+  std::uint64_t first = 0;
+  bool any = false;
+  for (std::uint32_t segment = 0; segment < header.segments.size(); ++segment) {
+    const std::uint64_t count = header.segments[segment].token_count;
+    if (count == 0) continue;
+    auto map = card_.map(segment);
+    if (!map) return map.error();
+    for (std::size_t s = 0; s < header.streams.size(); ++s) {
+      if (!is_float_stream(header.streams[s])) continue;
+      for (std::size_t use = BitWidthMap::first_use(header, s); use < BitWidthMap::first_use(header, s + 1); ++use) {
+        const auto row = map->row(map->row_of[use]);
+        std::uint64_t exact = 0;
+        while (exact < count && row[exact] == kOffsetExact) ++exact;
+        std::uint64_t fine = exact;
+        while (fine < count && row[fine] == kOffsetFine) ++fine;
+        if (segment == 0) {  // sinks: those of the head that has the fewest, since other exact tokens are single streams'
+          entropy_.exact_tokens = any ? std::min(entropy_.exact_tokens, exact) : exact;
+          entropy_.fine_tokens = any ? std::min(entropy_.fine_tokens, fine - exact) : fine - exact;
+          any = true;
+        }
+        for (std::uint64_t t = 0; t < count; ++t) {
+          const std::int8_t offset = row[t];
+          if (offset >= kLeastTokenOffset && offset <= kMostTokenOffset) entropy_.token_offsets[use * header.token_count + first + t] = offset;
+        }
+      }
+    }
+    first += count;
+  }
+  return {};
+}
+
+std::uint64_t bytes_of(const CardReader& card, double bits) {
+  double values = 0.0;
+  for (const StreamRecord& stream : card.header().streams) {
+    if (is_float_stream(stream)) values += static_cast<double>(stream.token_count) * static_cast<double>(row_elements(stream));
+  }
+  return static_cast<std::uint64_t>(std::max(1.0, bits * values / 8.0));
+}
+
+}  // namespace
+
+Result<WriteReport> requantise(const CardReader& card, ByteSink& sink, const RequantiseOptions& asked) {
+  CardOptions options;
+  if (Status s = Coding(card, options).take(); !s) return s.error();
+  options.parallel = asked.parallel;
+  options.source_layout = false;
+  auto earlier = card.provenance();
+  if (!earlier) return earlier.error();
+  options.provenance.hop = earlier->empty() ? 0 : earlier->back().hop;
+  options.provenance.operation = ProvenanceOp::kRequantize;
+  options.provenance.time = asked.time.value_or(0);
+  options.provenance.parent_root = card.trailer().root;
+  options.provenance.text = asked.text;
+  options.earlier_provenance = std::move(*earlier);
+  auto source = card_as_source(card);
+  if (!source) return source.error();
+  const std::uint64_t budget = asked.file_bytes != 0 ? asked.file_bytes : bytes_of(card, asked.bits);
+  const std::vector<std::int8_t> offsets = options.entropy->token_offsets;
+  options.entropy->earlier->token_offsets = offsets;
+  options.entropy->step = 1.0;
+  std::uint64_t least = 0;
+  const auto fits = [&](double coarser) -> Result<bool> {
+    CountSink count;
+    lower(offsets, card.header().token_count, coarser, options.entropy->token_offsets);
+    auto made = write_card(**source, count, options);
+    if (!made) return made.error();
+    least = made->file_size;
+    return made->file_size <= budget;
+  };
+  double most = kMostCoarser;
+  auto fit = fits(most);
+  if (!fit) return fit.error();
+  if (!*fit) {
+    return Error{ErrorCode::kInvalidArgument, kNoOffset, "file_bytes",
+                 "found " + std::to_string(budget) + ", the smallest card takes " + std::to_string(least)};
+  }
+  double too_fine = 0.0;
+  for (int i = 0; i < kHalvings; ++i) {
+    const double middle = (most + too_fine) / 2.0;
+    fit = fits(middle);
+    if (!fit) return fit.error();
+    (*fit ? most : too_fine) = middle;
+  }
+  lower(offsets, card.header().token_count, most, options.entropy->token_offsets);
+  return write_card(**source, sink, options);
+}
+
+}  // namespace cachecard
