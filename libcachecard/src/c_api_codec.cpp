@@ -78,8 +78,9 @@ Result<PlanesOptions> planes_options(const ccd_write_options& given, const CardH
 Result<EntropyOptions> entropy_options(const ccd_write_options& given, const CacheSource& source, const ParallelFor& parallel) {
   EntropyOptions entropy;
   if (given.bits != 0.0) entropy.bits = given.bits;
+  choose_sinks(source.header().token_count, entropy.bits, entropy);
   if ((given.flags & CCD_WRITE_EXACT_TOKENS) != 0) {
-    entropy.fine_tokens -= std::min(entropy.fine_tokens, given.exact_tokens);
+    entropy.fine_tokens = 0;
     entropy.exact_tokens = given.exact_tokens;
   }
   entropy.keep_nonfinite = (given.flags & CCD_WRITE_KEEP_NONFINITE) != 0;
@@ -129,6 +130,12 @@ Result<CardOptions> card_options(const ccd_write_options& given, const CacheSour
     auto entropy = entropy_options(given, source, parallel);
     if (!entropy) return entropy.error();
     options.entropy = std::move(*entropy);
+  }
+  const bool says_exact = (given.flags & CCD_WRITE_EXACT_TOKENS) != 0 || given.token_bits != nullptr;
+  if (!says_exact && options.planes) {
+    auto sinks = find_sinks(source, parallel);
+    if (!sinks) return sinks.error();
+    options.planes->sinks = std::move(*sinks);
   }
   return options;
 }

@@ -229,10 +229,11 @@ TEST_CASE("entropy: every set of loops takes the same sums", "[unit]") {
       kernel::CostSums costs{};
       std::vector<double> sums, squares;
     };
+    const std::size_t width = channels;  // clang 14 captures no structured bindings
     const auto sums_of = [&](const kernel::EntropyKernels& set) {
       Sums sums;
-      sums.sums.assign(channels, 0.25);
-      sums.squares.assign(channels, 0.5);
+      sums.sums.assign(width, 0.25);
+      sums.squares.assign(width, 0.5);
       set.add_products(tokens, strip, squared.data(), sums.weights);
       set.add_costs(costs.data(), sample, index.data(), first_level.data(), sums.costs);
       set.add_moments(rows, origin, sums.sums.data(), sums.squares.data());

@@ -6,6 +6,7 @@
 #include <map>
 
 #include "agent_looks.hpp"
+#include "cachecard/allocate.hpp"
 #include "entropy_settings.hpp"
 #include "planes_settings.hpp"
 #include "size_flag.hpp"
@@ -89,7 +90,7 @@ void add_codec_options(CLI::App& command, CodecFlags& flags, const std::string& 
       ->check(CLI::Range(std::uint64_t{0}, std::uint64_t{1} << 31))
       ->type_name("N")
       ->group(group);
-  command.add_option("--exact-tokens", flags.exact_tokens, "First tokens that stay exact (planes, entropy; default: 4)")
+  command.add_option("--exact-tokens", flags.exact_tokens, "First tokens that stay exact (default: 4; of entropy kept at 8 bits instead, where that is better; with planes other attention sinks get three bits more)")
       ->check(CLI::Range(std::uint64_t{0}, std::uint64_t{1} << 31))
       ->type_name("N")
       ->group(group);
@@ -146,6 +147,11 @@ Status set_codec(const CodecFlags& given, const CacheSource& source, CardOptions
   auto planes = planes_options(flags, header);
   if (!planes) return planes.error();
   card.planes = std::move(*planes);
+  if (card.planes && !flags.exact_tokens && flags.map.empty()) {
+    auto sinks = find_sinks(source, card.parallel);
+    if (!sinks) return sinks.error();
+    card.planes->sinks = std::move(*sinks);
+  }
   card.provenance.text += describe_planes(card.planes, flags);
   return {};
 }

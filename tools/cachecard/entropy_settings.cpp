@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 
+#include "cache_file.hpp"
 #include "cachecard/allocate.hpp"
 #include "layer_costs.hpp"
 #include "profile_file.hpp"
@@ -96,10 +97,6 @@ Result<EntropyOptions> entropy_options(const CodecFlags& flags, const CacheSourc
     }
     entropy.bits = *bits;
   }
-  if (flags.exact_tokens) {
-    entropy.fine_tokens -= std::min(entropy.fine_tokens, *flags.exact_tokens);
-    entropy.exact_tokens = *flags.exact_tokens;
-  }
   entropy.keep_nonfinite = flags.keep_nonfinite;
   if (!flags.profile.empty() && !flags.sensitivity.empty() && !is_gguf_file(flags.profile)) {
     return usage_error("--profile has what --sensitivity says: give one of them");
@@ -116,6 +113,13 @@ Result<EntropyOptions> entropy_options(const CodecFlags& flags, const CacheSourc
   for (const std::string& part : flags.without) notes.provenance += fmt::format(", without {}", part);
   if (Status s = set_offsets(flags, source, known, parallel, entropy, notes); !s) return s.error();
   if (flags.bits.empty() && !entropy.costs.empty()) entropy.bits = kUsualBits;
+  const double values = static_cast<double>(value_count(header));
+  const double bits = flags.bytes != 0 && values > 0.0 ? 8.0 * static_cast<double>(flags.bytes) / values : entropy.bits;
+  choose_sinks(header.token_count, bits, entropy);
+  if (flags.exact_tokens) {
+    entropy.exact_tokens = *flags.exact_tokens;
+    entropy.fine_tokens = 0;
+  }
   const std::string rate = flags.bytes != 0 ? fmt::format("{} bytes", flags.bytes) : fmt::format("{} bits", entropy.bits);
   notes.provenance = fmt::format(", entropy {}, {} exact tokens, {} fine tokens", rate, entropy.exact_tokens, entropy.fine_tokens) +
                      notes.provenance;

@@ -28,7 +28,7 @@ class Coding:
     codec:        exact (raw), planes or entropy, which are lossy
     bits:         planes: bits a value of keys and values, 1 to 8; one number for both; None: (4, 3). entropy: the mean
                   bits a value of the whole file, 0.05 to 4,096; None: 2
-    exact_tokens: first tokens that stay as they are; None: 4
+    exact_tokens: first tokens that stay as they are; None: 4, of entropy at few bits kept at 8 bits instead
     newest_tokens: last tokens that get a bit more (planes) or half the steps (entropy)
     profile:      planes, entropy: model profile, made by `cachecard calibrate`: a path, bytes or an open Card. entropy's
                   steps go by head, channel and token by it; planes' layers share bits by it

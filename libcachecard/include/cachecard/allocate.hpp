@@ -50,6 +50,15 @@ double offsets_error(std::span<const std::int8_t> offsets);
 /// large that nothing more can get lost.
 double relative_step_square(double step);
 
+/// Tokens that attention falls back on, wherever they stand: those whose values' norm is an outlier (three times a head's median, or a
+/// fifth of it) in one of twelve heads of all layers; none where they would be more than one in 64. Ascending.
+/// Source: KVSink; what it is worth: tests/fidelity/RESULTS.md.   Errors: the source's
+Result<std::vector<std::uint64_t>> find_sinks(const CacheSource& source, const ParallelFor& parallel = {});
+
+/// Keeps the first tokens exact, or at 8 bits where a card is so short, or its bits so few, that what exactness costs is better
+/// spent on all tokens (measured: the two are as good at 1.3 bits and 1,300 tokens). bits: a value, of the whole file
+void choose_sinks(std::uint64_t token_count, double bits, EntropyOptions& entropy);
+
 /// Below this, a uniform map is as good.
 inline constexpr double kLeastGain = 0.5;  ///< dB
 

@@ -540,7 +540,8 @@ typedef struct ccd_values {
 enum {
   CCD_WRITE_KEEP_EXISTING = 1, /* a file that exists is io instead of being replaced */
   CCD_WRITE_NO_SYNC = 2,       /* no fsync: fast, but a power cut may lose the card */
-  CCD_WRITE_EXACT_TOKENS = 4,  /* planes, entropy: exact_tokens is meant; without it the first four tokens are exact */
+  CCD_WRITE_EXACT_TOKENS = 4,  /* planes, entropy: exact_tokens is meant; without it the first four tokens are exact, of
+                                * entropy at few bits kept at 8; of planes attention sinks elsewhere get three bits more */
   CCD_WRITE_KEEP_NONFINITE = 8 /* planes, entropy: chunks with NaN or infinite values stay raw; else non_finite */
 };
 enum { CCD_CODEC_EXACT = 0, CCD_CODEC_PLANES = 2, CCD_CODEC_ENTROPY = 3 }; /* exact: raw or ggml, as the types need */

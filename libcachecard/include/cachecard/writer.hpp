@@ -118,6 +118,7 @@ struct PlanesOptions {
   std::uint8_t key_bits = 4;  ///< latent too
   std::uint8_t value_bits = 3;
   std::uint64_t exact_tokens = 4;      ///< first tokens of the card that stay as they are: attention sinks
+  std::vector<std::uint64_t> sinks;    ///< others, ascending, that get three bits more, where all layers have them: find_sinks (allocate.hpp)
   std::uint64_t newest_tokens = 0;     ///< last tokens of the card, which get a bit more, unless a layer has 8 already
   std::vector<TokenBits> layer_bits;   ///< 1 to 8 by layer, in place of key_bits and value_bits; empty: none
   /// One a token of the card, in place of key_bits, value_bits, exact_tokens and newest_tokens; empty: none. Beside layer_bits a token
@@ -141,6 +142,7 @@ struct EntropyOptions {
                                    ///< off), 2^-7 to 2^8
   std::uint64_t exact_tokens = 4;  ///< first tokens of the card that stay as they are: attention sinks
   std::uint64_t fine_tokens = 0;   ///< tokens behind them that are kept at 8 bits
+  std::vector<std::uint64_t> sinks;  ///< others that stay as they are, ascending
   /// Factor on the steps of each (stream, KV head) in the map's order, above 0; empty: all 1.
   std::vector<float> gains;
   /// Factor on the steps of each channel, in card order, of all streams in the header's order, above 0; empty: all 1.

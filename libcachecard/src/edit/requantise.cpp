@@ -120,7 +120,8 @@ Status Coding::take_offsets() {
   entropy_.exact_tokens = 0;
   entropy_.fine_tokens = 0;
   std::uint64_t first = 0;
-  bool any = false;
+  std::size_t coded_uses = 0;
+  std::vector<std::size_t> exact_uses(header.token_count, 0);
   for (std::uint32_t segment = 0; segment < header.segments.size(); ++segment) {
     const std::uint64_t count = header.segments[segment].token_count;
     if (count == 0) continue;
@@ -130,22 +131,19 @@ Status Coding::take_offsets() {
       if (!is_float_stream(header.streams[s])) continue;
       for (std::size_t use = BitWidthMap::first_use(header, s); use < BitWidthMap::first_use(header, s + 1); ++use) {
         const auto row = map->row(map->row_of[use]);
-        std::uint64_t exact = 0;
-        while (exact < count && row[exact] == kOffsetExact) ++exact;
-        std::uint64_t fine = exact;
-        while (fine < count && row[fine] == kOffsetFine) ++fine;
-        if (segment == 0) {  // sinks: those of the head that has the fewest, since other exact tokens are single streams'
-          entropy_.exact_tokens = any ? std::min(entropy_.exact_tokens, exact) : exact;
-          entropy_.fine_tokens = any ? std::min(entropy_.fine_tokens, fine - exact) : fine - exact;
-          any = true;
-        }
+        coded_uses += segment == 0 ? 1 : 0;
         for (std::uint64_t t = 0; t < count; ++t) {
           const std::int8_t offset = row[t];
+          if (offset == kOffsetExact || offset == kOffsetFine) ++exact_uses[first + t];  // fine ones stay what they are, too
           if (offset >= kLeastTokenOffset && offset <= kMostTokenOffset) entropy_.token_offsets[use * header.token_count + first + t] = offset;
         }
       }
     }
     first += count;
+  }
+  // Other exact tokens are single streams', which no row reached: the encoder finds its own.
+  for (std::uint64_t t = 0; t < header.token_count; ++t) {
+    if (coded_uses > 0 && exact_uses[t] >= coded_uses) entropy_.sinks.push_back(t);
   }
   return {};
 }

@@ -92,7 +92,8 @@ BitWidthMap EntropyPlan::first_map() const {
         if (token < entropy.exact_tokens + entropy.fine_tokens) row[t] = kOffsetFine;
         const auto found = learned_.find(s);
         const bool missed = found != learned_.end() && !found->second.missed.empty() && found->second.missed[t] != 0;
-        if (token < entropy.exact_tokens || missed) row[t] = kOffsetExact;
+        const bool sink = std::binary_search(entropy.sinks.begin(), entropy.sinks.end(), token);
+        if (token < entropy.exact_tokens || sink || missed) row[t] = kOffsetExact;
       }
       const auto number = static_cast<std::uint16_t>(numbers.size());
       const auto [place, is_new] = numbers.emplace(row, number);

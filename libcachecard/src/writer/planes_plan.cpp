@@ -27,6 +27,8 @@ Reach reach_of(const PlanesOptions& planes, int base, Bits bits_of) {
   return reach;
 }
 
+constexpr std::uint8_t kSinkBits = 3;  ///< more would hardly be seen: tests/fidelity/RESULTS.md
+
 bool in_range(std::uint8_t bits, std::uint8_t least) { return bits >= least && bits <= kMostBits; }
 
 }  // namespace
@@ -84,15 +86,15 @@ Status PlanesPlan::check_sums() const {
 
 bool PlanesPlan::codes(std::size_t stream) const { return is_float_stream(header_.streams[stream]); }
 
-/// One more than the card's, where every layer has room for it.
-TokenBits PlanesPlan::newest_bits() const {
+/// So many more than the card's, as far as every layer has room for it.
+TokenBits PlanesPlan::wider_bits(std::uint8_t by) const {
   const PlanesOptions& planes = *options_.planes;
   TokenBits most{planes.key_bits, planes.value_bits};
   for (const TokenBits& bits : planes.layer_bits) {
     most = {std::max(most.key, bits.key), std::max(most.value, bits.value)};
   }
-  const auto more = [](std::uint8_t bits, std::uint8_t largest) {
-    return static_cast<std::uint8_t>(bits + (largest < kMostBits ? 1 : 0));
+  const auto more = [by](std::uint8_t bits, std::uint8_t largest) {
+    return static_cast<std::uint8_t>(bits + std::min<int>(by, kMostBits - largest));
   };
   return {more(planes.key_bits, most.key), more(planes.value_bits, most.value)};
 }
@@ -103,7 +105,8 @@ BitWidthMap PlanesPlan::map(std::uint32_t segment) const {
   BitWidthMap map = uniform_map(header_, record.token_count);
   // Rows: 0 for streams that are not coded, 1 for keys and latents, 2 for values.
   map.rows.assign(3 * record.token_count, 0);
-  const TokenBits newest = newest_bits();
+  const TokenBits newest = wider_bits(1);
+  const TokenBits sink = wider_bits(kSinkBits);
   for (std::uint64_t t = 0; t < record.token_count; ++t) {
     const std::uint64_t token = record.first_token + t;
     TokenBits bits{planes.key_bits, planes.value_bits};
@@ -111,6 +114,8 @@ BitWidthMap PlanesPlan::map(std::uint32_t segment) const {
       bits = planes.token_bits[token];
     } else if (token < planes.exact_tokens) {
       bits = {};
+    } else if (std::binary_search(planes.sinks.begin(), planes.sinks.end(), token)) {
+      bits = sink;
     } else if (header_.token_count - token <= planes.newest_tokens) {
       bits = newest;
     }

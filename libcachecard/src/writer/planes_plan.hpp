@@ -36,7 +36,7 @@ class PlanesPlan {
 
  private:
   Status check_sums() const;
-  TokenBits newest_bits() const;
+  TokenBits wider_bits(std::uint8_t by) const;
   Status learn(std::size_t stream, std::uint32_t segment, Parameters& parameters);
   std::shared_ptr<const Angles> angles(const PlanesStream& stream, std::uint64_t first, std::uint64_t count);
 
