@@ -148,8 +148,14 @@ class LaneFinder {
     if (!map) return map.error();
     found.stream = stream;
     found.lane.base = map->base[*old];
-    found.lane.shifts = mean_offsets(*map, record, BitWidthMap::first_use(base_.header(), *old));
-    return take_lanes(parameters->record.lanes_digest, record, found);
+    auto segment = take_lanes(parameters->record.lanes_digest, record, found);
+    if (!segment) return segment.error();
+    if (!*segment) return false;
+    // Of the segment that the lanes were made for: later ones have more of the newest tokens, and hops would add up.
+    auto first_map = base_.map(**segment);
+    if (!first_map) return first_map.error();
+    found.lane.shifts = mean_offsets(*first_map, record, BitWidthMap::first_use(base_.header(), *old));
+    return true;
   }
 
   /// Reads the chunk for its scales: squared steps against the energy that they are relative to.
@@ -163,22 +169,23 @@ class LaneFinder {
   }
 
  private:
-  Result<bool> take_lanes(std::uint64_t digest, const StreamRecord& record, Found& found) const {
+  /// The segment whose lanes they are, or nullopt where they do not serve.
+  Result<std::optional<std::uint32_t>> take_lanes(std::uint64_t digest, const StreamRecord& record, Found& found) const {
     for (std::size_t i = 0; i < base_.frames().size(); ++i) {
       const FrameHeader& frame = base_.frames()[i];
       if (frame.section_type != static_cast<std::uint16_t>(SectionType::kLanes) || frame.stored_digest != digest) continue;
-      if (base_.header().segments[frame.segment].token_count < header_.token_count - kept_) return false;
+      if (base_.header().segments[frame.segment].token_count < header_.token_count - kept_) return std::optional<std::uint32_t>();
       auto payload = base_.read_section(i);
       if (!payload) return payload.error();
       auto lanes = parse_lanes(*payload);
       if (!lanes) return lanes.error();
       const LaneStream* mine = lanes->find(record.layer, record.stream);
-      if (mine == nullptr) return false;
+      if (mine == nullptr) return std::optional<std::uint32_t>();
       found.lane.digest = digest;
       found.lane.lanes = *mine;
-      return true;
+      return std::optional(frame.segment);
     }
-    return false;
+    return std::optional<std::uint32_t>();
   }
 
   const CardReader& base_;
