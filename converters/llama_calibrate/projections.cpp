@@ -99,7 +99,7 @@ Result<Projections> read_projections(const ByteSource& source, const GgufFile& f
     if (tensors.find(own) != nullptr) return tensors.refused(std::string(own) + " stands between its input and its queries");
   }
   const GgufTensor* norm_tensor = tensors.find("attn_norm.weight");
-  const std::uint64_t width = norm_tensor == nullptr ? 0 : norm_tensor->dims[0];
+  const std::uint64_t width = norm_tensor == nullptr || norm_tensor->dims.empty() ? 0 : norm_tensor->dims[0];
   auto norm = tensors.vector("attn_norm.weight", width);
   if (!norm) return norm.error();
   auto norm_bias = tensors.vector("attn_norm.bias", width);

@@ -52,44 +52,6 @@ struct F16 {
   }
 };
 
-/// Whether any exponent is all ones. No early way out, so that it becomes vector code.
-template <class Bits>
-bool any_masked(const std::byte* bytes, std::size_t count, Bits mask) {
-  Bits found = 0;
-  for (std::size_t i = 0; i < count; ++i) {
-    Bits value;
-    std::memcpy(&value, bytes + i * sizeof(Bits), sizeof(Bits));
-    found = static_cast<Bits>(found | static_cast<Bits>(static_cast<Bits>(value & mask) == mask));
-  }
-  return found != 0;
-}
-
-template <class Bits>
-std::uint64_t count_masked(std::span<const std::byte> bytes, Bits mask) {
-  constexpr std::size_t kAtOnce = 8192;
-  std::uint64_t total = 0;
-  const std::size_t count = bytes.size() / sizeof(Bits);
-  for (std::size_t done = 0; done < count; done += kAtOnce) {
-    const std::size_t part = std::min(kAtOnce, count - done);
-    const std::byte* at = bytes.data() + done * sizeof(Bits);
-    if (!any_masked<Bits>(at, part, mask)) continue;
-    for (std::size_t i = 0; i < part; ++i) {
-      total += any_masked<Bits>(at + i * sizeof(Bits), 1, mask) ? 1 : 0;
-    }
-  }
-  return total;
-}
-
-/// source: ggml-common.h; q4_1 and q5_1 carry a minimum after the scale.
-std::uint64_t count_bad_blocks(const DTypeInfo& info, std::span<const std::byte> bytes) {
-  const std::size_t scales = info.dtype == DType::kQ4_1 || info.dtype == DType::kQ5_1 ? 2 : 1;
-  std::uint64_t blocks = 0;
-  for (std::size_t at = 0; at + info.block_bytes <= bytes.size(); at += info.block_bytes) {
-    blocks += any_masked<std::uint16_t>(bytes.data() + at, scales, 0x7C00) ? 1 : 0;
-  }
-  return blocks * info.block_elements;
-}
-
 template <class From, class To>
 double convert(std::span<const std::byte> in, std::span<std::byte> out) {
   const std::size_t count = in.size() / sizeof(typename From::Bits);
@@ -132,21 +94,6 @@ void transpose_as(const TransposeShape& shape, std::span<const std::byte> in, st
 }
 
 }  // namespace
-
-std::uint64_t count_nonfinite(DType dtype, std::span<const std::byte> bytes) {
-  switch (dtype) {
-    case DType::kF32:
-      return count_masked<std::uint32_t>(bytes, 0x7F800000u);
-    case DType::kF16:
-      return count_masked<std::uint16_t>(bytes, 0x7C00);
-    case DType::kBf16:
-      return count_masked<std::uint16_t>(bytes, 0x7F80);
-    case DType::kBytes:
-      return 0;
-    default:
-      return count_bad_blocks(*dtype_info(dtype), bytes);
-  }
-}
 
 double convert_floats(DType from, DType to, std::span<const std::byte> in, std::span<std::byte> out) {
   if (from == DType::kF32) return convert_from<F32>(to, in, out);

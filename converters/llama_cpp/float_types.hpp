@@ -6,12 +6,8 @@
 
 #include "cachecard/types.hpp"
 
-/// f32, f16 and bf16 among themselves, and the search for values that no cache should hold.
+/// f32, f16 and bf16 among themselves.
 namespace cachecard::llama_cpp {
-
-/// Values of a type that are NaN or infinite; for block types, blocks with such a scale, times 32.
-/// Needs: bytes hold whole blocks.
-std::uint64_t count_nonfinite(DType dtype, std::span<const std::byte> bytes);
 
 /// Rounds to nearest even; what does not fit becomes infinite.
 /// Needs: both types are float types; out holds as many values as in.

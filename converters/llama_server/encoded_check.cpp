@@ -102,7 +102,7 @@ class Comparison {
     got = source_.read_rows(piece.stream, piece.first_token, piece.token_count, buffers.original);
     if (!got) return got;
     if (std::memcmp(buffers.encoded.data(), buffers.original.data(), buffers.encoded.size()) == 0) {
-      nonfinite_ += llama_cpp::count_nonfinite(static_cast<DType>(stream.dtype), buffers.encoded);
+      nonfinite_ += count_nonfinite(static_cast<DType>(stream.dtype), buffers.encoded);
       return {};
     }
     const std::uint8_t codec = card_.frames()[piece.frame].codec;

@@ -96,7 +96,7 @@ class Plan(CommandTest):
         self.expect(0, "convert", STATE, "coder.card", *flags, "planner:coder")
         sizes = {name: (self.folder / name).stat().st_size for name in ("direct.card", "coder.card")}
         self.assertLessEqual(sizes["direct.card"], 16000)
-        self.assertGreater(sizes["direct.card"], 16000 * 0.8)  # a tiny card: its finest steps take less
+        self.assertGreater(sizes["direct.card"], 16000 * 0.9)
         self.assertLessEqual(sizes["coder.card"], 18000)
 
         def offsets(card):

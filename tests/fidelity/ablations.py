@@ -13,7 +13,6 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
 import ablation_chains
@@ -25,7 +24,7 @@ import token_controller
 from ablation_case import Bench, Setup
 from ablation_jobs import MAKERS, WITH_CONTROLLER, Texts, jobs_of, receivers_of
 from f32_model import f32_copy, file_digest
-from fidelity_error import INTERNAL, INTERRUPTED, IO, USAGE, FidelityError
+from fidelity_error import INTERRUPTED, USAGE, FidelityError, exit_code
 from llama_runtime import Model, runtime_version, start_backend
 from schema_check import check
 
@@ -193,23 +192,5 @@ def run(words):
     return 0
 
 
-def main():
-    signal.signal(signal.SIGTERM, fidelity.interrupt)
-    try:
-        return run(sys.argv[1:])
-    except FidelityError as error:
-        print(f"ablations: {error}", file=sys.stderr)
-        return error.code
-    except OSError as error:
-        print(f"ablations: {error.filename or 'io'}: {error.strerror}", file=sys.stderr)
-        return IO
-    except BrokenProcessPool:
-        print("ablations: a process ended, for want of memory perhaps: fewer --threads take less", file=sys.stderr)
-        return INTERNAL
-    except KeyboardInterrupt:
-        print("ablations: interrupted", file=sys.stderr)
-        return INTERRUPTED
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code("ablations", run))

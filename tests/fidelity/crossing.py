@@ -17,7 +17,7 @@ import numpy as np
 import text_set
 from f32_model import f32_copy, file_digest
 from fidelity import TEXTS, Parser, commit, writable, write_json
-from fidelity_error import INTERNAL, USAGE, FidelityError
+from fidelity_error import INTERNAL, USAGE, FidelityError, exit_code
 from kl_metrics import Reference
 from llama_runtime import Model, Runtime, runtime_version, start_backend
 
@@ -195,8 +195,4 @@ def run(words):
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(run(sys.argv[1:]))
-    except FidelityError as error:
-        print(f"crossing: {error}", file=sys.stderr)
-        sys.exit(error.code)
+    sys.exit(exit_code("crossing", run))

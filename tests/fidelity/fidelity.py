@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ import fidelity_rows
 import text_set
 from card_command import CardCommand
 from f32_model import f32_copy, file_digest
-from fidelity_error import INTERRUPTED, IO, UNSUPPORTED_CODEC, USAGE, FidelityError
+from fidelity_error import IO, UNSUPPORTED_CODEC, USAGE, FidelityError, exit_code
 from fidelity_smoke import SMOKE_ANSWER, SMOKE_CONTEXT, SMOKE_TEXTS, check_smoke
 from fidelity_table import Plan, run_table
 from llama_runtime import Model, runtime_version, start_backend
@@ -187,25 +186,5 @@ def run(words):
     return check_smoke(facts) if args.smoke else 0
 
 
-def interrupt(_number, _frame):
-    """Of its own: in a background job SIGINT is ignored, and so would be what SIGTERM made of it."""
-    raise KeyboardInterrupt
-
-
-def main():
-    signal.signal(signal.SIGTERM, interrupt)
-    try:
-        return run(sys.argv[1:])
-    except FidelityError as error:
-        print(f"fidelity: {error}", file=sys.stderr)
-        return error.code
-    except OSError as error:
-        print(f"fidelity: {error.filename or 'io'}: {error.strerror}", file=sys.stderr)
-        return IO
-    except KeyboardInterrupt:
-        print("fidelity: interrupted", file=sys.stderr)
-        return INTERRUPTED
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code("fidelity", run))

@@ -7,7 +7,6 @@ calibrate and nothing else. The cost is e to the mean of ln KL, less that of 8 b
 """
 import datetime
 import os
-import signal
 import sys
 import tempfile
 
@@ -15,7 +14,7 @@ import fidelity
 import text_set
 from card_command import CardCommand
 from f32_model import f32_copy, file_digest
-from fidelity_error import INTERRUPTED, IO, FidelityError
+from fidelity_error import exit_code
 from fidelity_report import rows_of
 from fidelity_rows import chosen
 from fidelity_table import Plan, run_table
@@ -95,14 +94,4 @@ def run(words):
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, fidelity.interrupt)
-    try:
-        sys.exit(run(sys.argv[1:]))
-    except FidelityError as error:
-        print(f"sensitivity: {error}", file=sys.stderr)
-        sys.exit(error.code)
-    except OSError as error:
-        print(f"sensitivity: {error.filename or 'io'}: {error.strerror}", file=sys.stderr)
-        sys.exit(IO)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+    sys.exit(exit_code("sensitivity", run))

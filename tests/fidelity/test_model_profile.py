@@ -130,6 +130,23 @@ class ModelProfile(unittest.TestCase):
             done = subprocess.run([CLI, *command], capture_output=True, text=True, check=False)
             self.assertEqual(done.returncode, 0, done.stderr)
 
+    def convert(self, *flags):
+        state, card = (os.path.join(self.folder.name, name) for name in ("state.seq", "weights.card"))
+        return subprocess.run([CLI, "convert", state, card, "--model", MODEL, *flags], capture_output=True, text=True, check=False)
+
+    def test_weights_of_the_model_alone_tell_which_tokens_count(self):
+        """The map is held to the runtime's own queries of 16 tokens: weights that are read wrongly are refused."""
+        sizes = {}
+        for name, flags in {"named": ["--profile", MODEL], "at hand": [], "recency": ["--queries", "recency"]}.items():
+            done = self.convert("--bits", "2", "--json", *flags)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            sizes[name] = json.loads(done.stdout)["root"]
+        self.assertEqual(sizes["named"], sizes["at hand"])
+        self.assertNotEqual(sizes["named"], sizes["recency"])
+        done = self.convert("--codec", "planes", "--profile", MODEL)
+        self.assertEqual((done.returncode, done.stderr.count("\n")), (2, 1), done.stderr)
+        self.assertIn("what errors cost", done.stderr)
+
     def test_calibrate_refuses_what_it_cannot_use(self):
         texts, out = str(ROOT / "fixtures" / "calibration"), os.path.join(self.folder.name, "none.profile")
         empty, bare = os.path.join(self.folder.name, "empty"), os.path.join(self.folder.name, "bare")

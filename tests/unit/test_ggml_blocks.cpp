@@ -79,12 +79,12 @@ TEST_CASE("non-finite values are counted: elements, or whole blocks of a bad sca
     kernel::to_f32(dtype, bytes, out);
     std::size_t elements = 0;
     for (float value : out) elements += std::isfinite(value) ? 0 : 1;
-    const std::size_t counted = kernel::count_nonfinite(dtype, bytes);
+    const std::size_t counted = count_nonfinite(dtype, bytes);
     INFO(name_of(dtype));
     CHECK(counted > 0);
     CHECK(counted >= elements);  // an infinite scale of a zero is a NaN, so blocks count whole
     if (dtype_info(dtype)->block_elements == 1) CHECK(counted == elements);
     const auto finite = fixtures::random_values(random, dtype, kCount, ValueKind::kSmooth);
-    CHECK(kernel::count_nonfinite(dtype, finite) == 0);
+    CHECK(count_nonfinite(dtype, finite) == 0);
   }
 }

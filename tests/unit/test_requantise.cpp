@@ -2,6 +2,7 @@
 #include <catch2/catch.hpp>
 
 #include "cachecard/edit.hpp"
+#include "plan_source.hpp"
 #include "planes_cases.hpp"
 
 namespace cachecard {
@@ -49,7 +50,7 @@ Result<Made> requantised(const Made& card, std::uint64_t bytes) {
   options.text = "test";
   auto report = requantise(*reader, sink, options);
   if (!report) return report.error();
-  return Made{*report, std::move(sink.bytes())};
+  return Made{report->written, std::move(sink.bytes())};
 }
 
 }  // namespace
@@ -84,6 +85,33 @@ TEST_CASE("a card is coded anew within any budget that holds it", "[unit]") {
   REQUIRE_FALSE(none);
   CHECK(none.error().code == ErrorCode::kInvalidArgument);
   CHECK(none.error().detail.find("the smallest card takes") != std::string::npos);
+}
+
+TEST_CASE("what a card says besides its values stays, or is named", "[unit]") {
+  fixtures::CardPlan plan = fixtures::make_plan("requantise_text", "", 300, "", "");
+  fixtures::add_layer(plan, 0, DType::kF16, {.kv_head_count = 2, .head_dim = 64});
+  tests::PlanSource state(std::move(plan));
+  state.set_text("what was read");
+  state.set_literals(std::vector<std::byte>(64));
+  CardOptions written;
+  written.entropy.emplace().bits = 8.0;
+  const Made card = made_card(state, written);
+  const MemorySource source(card.bytes);
+  auto reader = CardReader::open(source);
+  REQUIRE(reader);
+  REQUIRE(reader->find(SectionType::kText, 0));
+  MemorySink sink;
+  RequantiseOptions options;
+  options.bits = 5.0;
+  auto report = requantise(*reader, sink, options);
+  REQUIRE(report);
+  CHECK(report->coded_chunks == reader->chunks(0).size() + reader->chunks(1).size());
+  CHECK(report->dropped == std::vector<std::string>{"source_layout"});
+  const MemorySource bytes(sink.bytes());
+  auto lowered = CardReader::open(bytes);
+  REQUIRE(lowered);
+  const auto text = lowered->read_section(lowered->find(SectionType::kText, 0).value()).value();
+  CHECK(std::string(reinterpret_cast<const char*>(text.data()), text.size()) == "what was read");
 }
 
 TEST_CASE("what is not entropy is not requantised", "[unit]") {

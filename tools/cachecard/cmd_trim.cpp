@@ -60,8 +60,9 @@ void report(const CardReader& card, const TrimReport& trimmed, const TrimArgs& a
   facts.add("in", exact_bytes(card.trailer().file_size));
   facts.add("out", exact_bytes(written.file_size));
   facts.add("chunks",
-            fmt::format("{} copied, {} cut, {} with fewer planes", grouped(trimmed.copied_chunks),
-                        grouped(trimmed.cut_chunks), grouped(trimmed.lowered_chunks)));
+            trimmed.coded_chunks != 0 ? fmt::format("{} coded anew, with larger steps", grouped(trimmed.coded_chunks))
+                                      : fmt::format("{} copied, {} cut, {} with fewer planes", grouped(trimmed.copied_chunks),
+                                                    grouped(trimmed.cut_chunks), grouped(trimmed.lowered_chunks)));
   facts.add("dropped", joined(trimmed.dropped));
   facts.add("bits per value", bits_text(bits_per_value(written.file_size, written.summary)));
   facts.add("root", to_hex(written.root));
@@ -73,6 +74,7 @@ void report(const CardReader& card, const TrimReport& trimmed, const TrimArgs& a
                     {"copied_chunks", trimmed.copied_chunks},
                     {"cut_chunks", trimmed.cut_chunks},
                     {"lowered_chunks", trimmed.lowered_chunks},
+                    {"coded_chunks", trimmed.coded_chunks},
                     {"dropped", trimmed.dropped},
                     {"value_count", written.summary.value_count},
                     {"bits_per_value", bits_json(bits_per_value(written.file_size, written.summary))},
@@ -83,7 +85,7 @@ void report(const CardReader& card, const TrimReport& trimmed, const TrimArgs& a
 bool is_entropy(const CardReader& card) { return (card.prologue().required_features & kFeatureEntropy) != 0; }
 
 /// --bits or --bytes of an entropy card: its values get larger steps.
-Result<WriteReport> lower(const CardReader& card, ByteSink& sink, const TrimArgs& args, const ParallelFor& parallel) {
+Result<TrimReport> lower(const CardReader& card, ByteSink& sink, const TrimArgs& args, const ParallelFor& parallel) {
   if (!args.tokens.empty() || !args.layers.empty()) {
     return usage_error("--bits and --bytes code an entropy card anew: cut --tokens and --layers by a trim of their own");
   }
@@ -105,27 +107,6 @@ Result<WriteReport> lower(const CardReader& card, ByteSink& sink, const TrimArgs
   return requantise(card, sink, options);
 }
 
-void report_lowered(const CardReader& card, const WriteReport& written, const TrimArgs& args, const Context& context) {
-  const auto bits = bits_per_value(written.file_size, written.summary);
-  Facts facts;
-  facts.add(context.dry_run ? "would write" : "card", output_name(args.output));
-  facts.add("in", exact_bytes(card.trailer().file_size));
-  facts.add("out", exact_bytes(written.file_size));
-  facts.add("chunks", "all coded anew, with larger steps");
-  facts.add("bits per value", bits_text(bits));
-  facts.add("root", to_hex(written.root));
-  context.say(facts.text());
-  context.say_json({{"output", args.output},
-                    {"dry_run", context.dry_run},
-                    {"input_bytes", card.trailer().file_size},
-                    {"file_bytes", written.file_size},
-                    {"requantised", true},
-                    {"value_count", written.summary.value_count},
-                    {"bits_per_value", bits_json(bits)},
-                    {"predicted_error", written.summary.predicted_error},
-                    {"root", to_hex(written.root)}});
-}
-
 std::string blame(const Error& error, const TrimArgs& args) {
   if (error.code == ErrorCode::kInvalidArgument) return "trim";
   return error.code == ErrorCode::kIo ? output_name(args.output) : input_name(args.input);
@@ -144,15 +125,8 @@ int run(const TrimArgs& args, Context& context) {
   auto sink = open_output(args.output, context.dry_run);
   if (!sink) return context.fail(sink.error(), output_name(args.output));
   Workers workers(context.threads);
-  if (anew) {
-    auto written = lower(*card, **sink, args, workers.parallel());
-    if (!written) return context.fail(written.error(), blame(written.error(), args));
-    if (Status s = (*sink)->commit(); !s) return context.fail(s.error(), output_name(args.output));
-    report_lowered(*card, *written, args, context);
-    return 0;
-  }
   options->parallel = workers.parallel();
-  auto trimmed = trim(*card, **sink, *options);
+  auto trimmed = anew ? lower(*card, **sink, args, workers.parallel()) : trim(*card, **sink, *options);
   if (!trimmed) return context.fail(trimmed.error(), blame(trimmed.error(), args));
   if (Status s = (*sink)->commit(); !s) return context.fail(s.error(), output_name(args.output));
   report(*card, *trimmed, args, context);

@@ -185,7 +185,8 @@ int write_converted(const OpenedSource& opened, std::uint64_t input_size, const 
   options->progress = nullptr;
   if (!written) {
     const bool outside = written.error().code == ErrorCode::kIo;
-    return context.fail(written.error(), outside ? output_name(args.output) : input_name(args.input));
+    const bool asked = written.error().code == ErrorCode::kInvalidArgument;
+    return context.fail(written.error(), asked ? "convert" : outside ? output_name(args.output) : input_name(args.input));
   }
   if (Status s = (*sink)->commit(); !s) return context.fail(s.error(), output_name(args.output));
   context.detail_speed(start, input_size);

@@ -21,10 +21,10 @@ Result<std::optional<ModelProfile>> profile_at_hand(const CodecFlags& flags, con
   const bool named = !flags.profile.empty();
   const bool looks = flags.weights.empty() && flags.queries != "none" && flags.queries != "recency";
   if (!named && (flags.model.empty() || !looks)) return std::optional<ModelProfile>();
-  auto opened = open_profile(named ? flags.profile : flags.model, header, parallel);
+  auto opened = named ? open_profile(flags.profile, header, parallel) : profile_of_weights(flags.model, header, parallel);
   if (opened) return std::optional<ModelProfile>(std::move(*opened));
   if (named || opened.error().code == ErrorCode::kInterrupted) return opened.error();
-  notes.notes.push_back(opened.error().detail);
+  notes.notes.push_back("the model's own weights do not tell which tokens count: " + opened.error().detail);
   return std::optional<ModelProfile>();
 }
 

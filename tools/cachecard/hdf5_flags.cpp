@@ -29,17 +29,8 @@ bool looks_like_hdf5(std::span<const std::byte> head) {
 }
 
 Result<const hdf5::Hdf5Module*> hdf5_module() {
-  using hdf5::Hdf5Module;
-  auto symbol = open_module(Hdf5Module::kFile, Hdf5Module::kSymbol,
-                            "build CacheCard with -DCACHECARD_WITH_HDF5=ON (Debian: apt-get install libhdf5-dev)");
-  if (!symbol) return symbol.error();
-  const Hdf5Module* module = reinterpret_cast<decltype(&cachecard_hdf5_module)>(*symbol)();
-  if (module->version == Hdf5Module::kVersion) return module;
-  return Error{ErrorCode::kUnsupportedFeature,
-               kNoOffset,
-               {},
-               fmt::format("{} is of another build: found version {}, allowed {}", Hdf5Module::kFile, module->version,
-                           Hdf5Module::kVersion)};
+  return module_of<hdf5::Hdf5Module>(
+      "build CacheCard with -DCACHECARD_WITH_HDF5=ON (Debian: apt-get install libhdf5-dev)");
 }
 
 }  // namespace cachecard::cli

@@ -21,17 +21,8 @@ constexpr std::uint64_t kMostProbeBytes = 1u << 20;
 }  // namespace
 
 Result<const LlamaModule*> llama_module() {
-  auto symbol = open_module(LlamaModule::kFile, LlamaModule::kSymbol,
-                            "build CacheCard with -DCACHECARD_WITH_LLAMA=ON and libllama's CMake package "
-                            "(tools/setup.bash makes one)");
-  if (!symbol) return symbol.error();
-  const LlamaModule* module = reinterpret_cast<decltype(&cachecard_llama_module)>(*symbol)();
-  if (module->version == LlamaModule::kVersion) return module;
-  return Error{ErrorCode::kUnsupportedFeature,
-               kNoOffset,
-               {},
-               fmt::format("{} is of another build: found version {}, allowed {}", LlamaModule::kFile,
-                           module->version, LlamaModule::kVersion)};
+  return module_of<LlamaModule>(
+      "build CacheCard with -DCACHECARD_WITH_LLAMA=ON and libllama's CMake package (tools/setup.bash makes one)");
 }
 
 Result<ProbeText> read_probe(const std::string& path, const std::string& name) {

@@ -36,7 +36,4 @@ class NonfiniteSource final : public CacheSource {
   mutable std::atomic<std::uint64_t> count_{0};
 };
 
-/// NaN and infinite values among rows of an element type. Needs: whole elements or blocks.
-std::uint64_t count_nonfinite(DType dtype, std::span<const std::byte> rows);
-
 }  // namespace cachecard::cli

@@ -35,8 +35,8 @@ Result<std::vector<double>> stream_costs(const CodecFlags& flags, const CardHead
     auto profile = open_profile(flags.profile, header, {});
     if (!profile) return profile.error();
     if (!has_costs(*profile)) {
-      return usage_error(fmt::format("--profile {}: weights alone do not say what errors cost, and planes need no more: cachecard "
-                                     "calibrate measures it", flags.profile));
+      return usage_error(fmt::format("--profile {}: weights alone do not say what errors cost, which is all that planes take from a profile: "
+                                     "cachecard calibrate measures it", flags.profile));
     }
     return profile_stream_costs(header, *profile);
   }

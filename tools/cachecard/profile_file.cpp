@@ -25,17 +25,6 @@ bool is_gguf(const ByteSource& file) {
   return file.size() >= magic.size() && file.read_at(0, magic) && std::memcmp(magic.data(), "GGUF", magic.size()) == 0;
 }
 
-Result<ModelProfile> of_weights(const std::string& path, const ParallelFor& parallel) {
-  auto module = llama_module();
-  if (!module) return module.error();
-  llama_calibrate::WeightsMapOptions options;
-  options.model_path = path;
-  options.digest_folder = digest_cache_folder();
-  options.threads = static_cast<std::uint32_t>(std::max<std::size_t>(1, parallel.width));
-  options.parallel = parallel;
-  return (*module)->make_profile_of_weights(options);
-}
-
 }  // namespace
 
 bool is_gguf_file(const std::string& path) {
@@ -43,14 +32,26 @@ bool is_gguf_file(const std::string& path) {
   return file && is_gguf(**file);
 }
 
+Result<ModelProfile> profile_of_weights(const std::string& model, const CardHeader& header, const ParallelFor& parallel) {
+  auto module = llama_module();
+  if (!module) return module.error();
+  llama_calibrate::WeightsMapOptions options;
+  options.model_path = model;
+  options.digest_folder = digest_cache_folder();
+  options.threads = static_cast<std::uint32_t>(std::max<std::size_t>(1, parallel.width));
+  options.parallel = parallel;
+  auto made = (*module)->make_profile_of_weights(options);
+  if (!made) return made.error();
+  if (Status s = check_profile(*made, header.identity); !s) return s.error();
+  return made;
+}
+
 Result<ModelProfile> open_profile(const std::string& path, const CardHeader& header, const ParallelFor& parallel) {
   auto file = open_file(path);
   if (!file) return profile_error(path, file.error());
   if (is_gguf(**file)) {
-    auto made = of_weights(path, parallel);
-    if (!made) return profile_error(path, made.error());
-    if (Status s = check_profile(*made, header.identity); !s) return profile_error(path, s.error());
-    return made;
+    auto made = profile_of_weights(path, header, parallel);
+    return made ? std::move(made) : profile_error(path, made.error());
   }
   auto card = CardReader::open(**file);
   if (!card) return profile_error(path, card.error());

@@ -61,18 +61,9 @@ std::optional<DType> dtype_of(const TorchFlags& flags) {
 }
 
 Result<const pytorch::TorchModule*> torch_module() {
-  using pytorch::TorchModule;
-  auto symbol = open_module(TorchModule::kFile, TorchModule::kSymbol,
-                            "build CacheCard with -DCACHECARD_WITH_TORCH=ON (Debian: apt-get install "
-                            "libtorch-dev), or leave --libtorch out, which .pt files do not need");
-  if (!symbol) return symbol.error();
-  const TorchModule* module = reinterpret_cast<decltype(&cachecard_torch_module)>(*symbol)();
-  if (module->version == TorchModule::kVersion) return module;
-  return Error{ErrorCode::kUnsupportedFeature,
-               kNoOffset,
-               {},
-               fmt::format("{} is of another build: found version {}, allowed {}", TorchModule::kFile,
-                           module->version, TorchModule::kVersion)};
+  return module_of<pytorch::TorchModule>(
+      "build CacheCard with -DCACHECARD_WITH_TORCH=ON (Debian: apt-get install libtorch-dev), or leave --libtorch out, which .pt files "
+      "do not need");
 }
 
 }  // namespace cachecard::cli

@@ -27,13 +27,14 @@ struct TrimReport {
   std::uint64_t copied_chunks = 0;   ///< payload bytes taken over verbatim
   std::uint64_t cut_chunks = 0;
   std::uint64_t lowered_chunks = 0;  ///< planes were dropped, none of the others touched
+  std::uint64_t coded_chunks = 0;    ///< coded anew with larger steps: requantise
 };
 
 /// Keeps tokens [first, end) and layers [first, end) bit for bit; with bits, drops planes. spec: FORMAT.md#trim
 /// Errors: invalid_argument, not_restorable, and the reader's
 Result<TrimReport> trim(const CardReader& card, ByteSink& sink, const TrimOptions& options);
 
-/// A card's values as the source of another, its text and source layout left behind. card must outlive it. Errors: the reader's
+/// A card's values, tokens and text as the source of another. card must outlive it. Errors: the reader's
 Result<std::unique_ptr<CacheSource>> card_as_source(const CardReader& card);
 
 struct RequantiseOptions {
@@ -47,7 +48,7 @@ struct RequantiseOptions {
 /// Codes an entropy card anew for fewer bytes, from the card alone: the same sinks, and steps whose ratios between channels,
 /// heads and tokens are the card's. The errors of both codings add up, in the summary's predicted_error too; provenance counts it.
 /// Errors: unsupported_feature (planes, or nothing that is entropy), those of write_card and the reader's
-Result<WriteReport> requantise(const CardReader& card, ByteSink& sink, const RequantiseOptions& options);
+Result<TrimReport> requantise(const CardReader& card, ByteSink& sink, const RequantiseOptions& options);
 
 struct ExtendOptions {
   CardOptions card;  ///< how new tokens are stored, as for write_card; of its provenance, text and time count

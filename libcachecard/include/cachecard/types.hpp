@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string_view>
 
 namespace cachecard {
@@ -139,5 +140,8 @@ struct Limits {
   std::uint64_t stream_count = 1u << 14;
   std::uint64_t segment_count = 1u << 12;
 };
+
+/// Values of a type that are NaN or infinite; of block types all of a block whose scale or minimum is. Needs: whole elements or blocks
+std::uint64_t count_nonfinite(DType dtype, std::span<const std::byte> bytes);
 
 }  // namespace cachecard

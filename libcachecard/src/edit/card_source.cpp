@@ -1,4 +1,5 @@
 #include "cachecard/edit.hpp"
+#include "edit/card_text.hpp"
 
 namespace cachecard {
 namespace {
@@ -12,6 +13,7 @@ class CardSource final : public CacheSource {
   std::span<const std::int32_t> token_ids() const override { return token_ids_; }
   std::span<const std::int32_t> positions() const override { return positions_; }
   const RopeTable* rope_table() const override { return table_ ? &*table_ : nullptr; }
+  std::string_view text() const override { return text_; }
   Status read_rows(std::size_t stream, std::uint64_t first, std::uint64_t count, std::span<std::byte> out) const override {
     std::vector<std::byte> scratch(card_.scratch_bytes(stream));
     return card_.read_rows(stream, first, count, out, scratch);
@@ -25,6 +27,7 @@ class CardSource final : public CacheSource {
   std::vector<std::int32_t> token_ids_;
   std::vector<std::int32_t> positions_;
   std::optional<RopeTable> table_;
+  std::string text_;
 };
 
 Status CardSource::load() {
@@ -36,6 +39,9 @@ Status CardSource::load() {
   auto runs = card_.positions();
   if (!runs) return runs.error();
   positions_ = expand_positions(*runs);
+  auto text = text_of(card_);
+  if (!text) return text.error();
+  text_ = std::move(*text);
   const auto table = card_.find(SectionType::kRopeTable);
   if (!table) return {};
   auto payload = card_.read_section(*table);
@@ -47,6 +53,18 @@ Status CardSource::load() {
 }
 
 }  // namespace
+
+Result<std::string> text_of(const CardReader& card) {
+  std::string text;
+  for (std::uint32_t segment = 0; segment < card.header().segments.size(); ++segment) {
+    const auto index = card.find(SectionType::kText, segment);
+    if (!index) continue;
+    auto payload = card.read_section(*index);
+    if (!payload) return payload.error();
+    text.append(reinterpret_cast<const char*>(payload->data()), payload->size());
+  }
+  return text;
+}
 
 Result<std::unique_ptr<CacheSource>> card_as_source(const CardReader& card) {
   auto source = std::make_unique<CardSource>(card);

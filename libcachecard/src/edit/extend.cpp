@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "edit/card_text.hpp"
 #include "edit/extend_check.hpp"
 #include "edit/extend_match.hpp"
 #include "edit/kept_sections.hpp"
@@ -69,18 +70,6 @@ std::uint64_t whole_chunks(const CardReader& base, std::uint64_t most) {
     }
   }
   return most;
-}
-
-Result<std::string> text_of(const CardReader& base) {
-  std::string text;
-  for (std::uint32_t segment = 0; segment < base.header().segments.size(); ++segment) {
-    const auto index = base.find(SectionType::kText, segment);
-    if (!index) continue;
-    auto payload = base.read_section(*index);
-    if (!payload) return payload.error();
-    text.append(reinterpret_cast<const char*>(payload->data()), payload->size());
-  }
-  return text;
 }
 
 class Extension {

@@ -23,13 +23,6 @@ bool is_named(const FrameHeader& frame) {
          is_type(frame, SectionType::kLanes) || is_type(frame, SectionType::kReferences);
 }
 
-/// What an edit leaves out unless its rules say otherwise; directory, summary and the like are made anew.
-bool is_optional(const FrameHeader& frame) {
-  return is_type(frame, SectionType::kText) || is_type(frame, SectionType::kMedia) ||
-         is_type(frame, SectionType::kSourceLayout) || is_type(frame, SectionType::kCanary) ||
-         section_rule(frame.section_type) == nullptr;
-}
-
 template <class T>
 Status outcome(const Result<T>& result) {
   if (!result) return result.error();
@@ -42,6 +35,12 @@ bool same_streams(const CardHeader& a, const CardHeader& b) {
 }
 
 }  // namespace
+
+bool is_optional(const FrameHeader& frame) {
+  return is_type(frame, SectionType::kText) || is_type(frame, SectionType::kMedia) ||
+         is_type(frame, SectionType::kSourceLayout) || is_type(frame, SectionType::kCanary) ||
+         section_rule(frame.section_type) == nullptr;
+}
 
 KeptSections::KeptSections(const CardReader& card, const Cut& cut, const TrimOptions& options, KeepRules rules)
     : card_(card), cut_(cut), options_(options), rules_(rules) {

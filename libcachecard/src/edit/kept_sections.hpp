@@ -15,6 +15,9 @@ struct KeepRules {
   bool any_copy_safe = false;   ///< those of segments too
 };
 
+/// What an edit leaves out unless its rules say otherwise; directory, summary and the like are made anew.
+bool is_optional(const FrameHeader& frame);
+
 /// Writes what stays of a card into another one: verbatim where a segment stays whole, cut to the same bits elsewhere.
 /// Both headers and the card outlive it; segments of the new header begin with those that stay.
 class KeptSections {

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "cachecard/edit.hpp"
+#include "edit/kept_sections.hpp"
 #include "format/entropy_layout.hpp"
 #include "kernel/entropy.hpp"
 #include "writer/card_order.hpp"
@@ -158,7 +159,7 @@ std::uint64_t bytes_of(const CardReader& card, double bits) {
 
 }  // namespace
 
-Result<WriteReport> requantise(const CardReader& card, ByteSink& sink, const RequantiseOptions& asked) {
+Result<TrimReport> requantise(const CardReader& card, ByteSink& sink, const RequantiseOptions& asked) {
   CardOptions options;
   if (Status s = Coding(card, options).take(); !s) return s.error();
   options.parallel = asked.parallel;
@@ -201,7 +202,19 @@ Result<WriteReport> requantise(const CardReader& card, ByteSink& sink, const Req
     (*fit ? most : too_fine) = middle;
   }
   lower(offsets, card.header().token_count, most, options.entropy->token_offsets);
-  return write_card(**source, sink, options);
+  auto written = write_card(**source, sink, options);
+  if (!written) return written.error();
+  TrimReport report;
+  report.written = *std::move(written);
+  for (const FrameHeader& frame : card.frames()) {
+    const auto type = static_cast<SectionType>(frame.section_type);
+    report.coded_chunks += type == SectionType::kChunk ? 1 : 0;
+    const bool kept = type == SectionType::kText || type == SectionType::kProvenance;
+    const std::string name(name_of(type));
+    const bool told = std::find(report.dropped.begin(), report.dropped.end(), name) != report.dropped.end();
+    if (is_optional(frame) && !kept && !told) report.dropped.push_back(name);
+  }
+  return report;
 }
 
 }  // namespace cachecard

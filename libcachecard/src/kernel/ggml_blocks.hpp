@@ -12,7 +12,4 @@ namespace cachecard::kernel {
 /// Spec: CODECS.md#ggml   Source: ggml-quants.c dequantize_row_*
 void to_f32(DType dtype, std::span<const std::byte> in, std::span<float> out);
 
-/// Values that are NaN or infinite: elements of float types, block scales (times their block) of ggml's.
-std::size_t count_nonfinite(DType dtype, std::span<const std::byte> in);
-
 }  // namespace cachecard::kernel

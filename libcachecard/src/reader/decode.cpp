@@ -103,7 +103,7 @@ struct DecodeJob {
   void put(const ChunkRows& rows, const FrameHeader& frame, const Overlap& span, std::span<float> values) const;
   void reorder(const Overlap& span, std::span<std::byte> scratch) const;
   Status check_finite(const ChunkRows& rows, const FrameHeader& frame, const Overlap& span) const;
-  std::uint64_t count_nonfinite(std::uint64_t token) const;
+  std::uint64_t nonfinite_of_token(std::uint64_t token) const;
   bool heads_are_finite(const Overlap& span) const;
   bool takes_heads() const;
   void put_heads(const ChunkRows& rows, const FrameHeader& frame, const Overlap& span) const;
@@ -187,7 +187,7 @@ void DecodeJob::reorder(const Overlap& span, std::span<std::byte> scratch) const
   }
 }
 
-std::uint64_t DecodeJob::count_nonfinite(std::uint64_t token) const {
+std::uint64_t DecodeJob::nonfinite_of_token(std::uint64_t token) const {
   const auto element = static_cast<std::int64_t>(dtype_info(target.dtype)->block_bytes);
   const std::int64_t head_size = element * stream.head_dim;
   const std::byte* base = token_base(target, token - request.first_token);
@@ -195,11 +195,11 @@ std::uint64_t DecodeJob::count_nonfinite(std::uint64_t token) const {
   for (std::int64_t head = 0; head < std::int64_t{stream.kv_head_count}; ++head) {
     const std::byte* at = base + head * target.head_stride;
     if (target.channel_stride == element) {
-      count += kernel::count_nonfinite(target.dtype, {at, static_cast<std::size_t>(head_size)});
+      count += count_nonfinite(target.dtype, {at, static_cast<std::size_t>(head_size)});
       continue;
     }
     for (std::int64_t c = 0; c < std::int64_t{stream.head_dim}; ++c) {
-      count += kernel::count_nonfinite(target.dtype, {at + c * target.channel_stride, static_cast<std::size_t>(element)});
+      count += count_nonfinite(target.dtype, {at + c * target.channel_stride, static_cast<std::size_t>(element)});
     }
   }
   return count;
@@ -213,7 +213,7 @@ bool DecodeJob::heads_are_finite(const Overlap& span) const {
   for (std::int64_t head = 0; head < std::int64_t{stream.kv_head_count}; ++head) {
     const std::byte* at = token_base(target, span.first - request.first_token) + head * target.head_stride;
     const std::size_t size = (span.end - span.first) * static_cast<std::size_t>(head_size);
-    if (kernel::count_nonfinite(target.dtype, {at, size}) != 0) return false;
+    if (count_nonfinite(target.dtype, {at, size}) != 0) return false;
   }
   return true;
 }
@@ -222,7 +222,7 @@ Status DecodeJob::check_finite(const ChunkRows& rows, const FrameHeader& frame, 
   const auto sure = [&](std::uint64_t t) { return turn == nullptr && rows.surely_finite(t - frame.first_token, target.dtype); };
   if (!sure(span.first) && !sure(span.end - 1) && heads_are_finite(span)) return {};
   for (std::uint64_t t = span.first; t < span.end; ++t) {
-    if (sure(t) || count_nonfinite(t) == 0) continue;
+    if (sure(t) || nonfinite_of_token(t) == 0) continue;
     const bool converted = static_cast<DType>(stream.dtype) != target.dtype;
     return Error{ErrorCode::kNonFinite, kNoOffset, "stream",
                  std::string(name_of(static_cast<StreamKind>(stream.stream))) + " of layer " + std::to_string(stream.layer) +

@@ -32,7 +32,7 @@ struct RowReading {
   Status copy(const FrameHeader& frame, std::span<std::byte> place);
   DType dtype() const { return static_cast<DType>(stream.dtype); }
   void count(std::span<const std::byte> rows) {
-    if (counts) nonfinite += kernel::count_nonfinite(dtype(), rows);
+    if (counts) nonfinite += count_nonfinite(dtype(), rows);
   }
 };
 

@@ -16,8 +16,6 @@ namespace cachecard {
 namespace {
 
 constexpr std::size_t kTileTokens = 32;
-/// Over a channel's root mean square: rows then reach ten times that. A value beyond makes its whole token exact.
-constexpr float kLeastRelative = 1.0f / 48.0f;
 constexpr std::size_t kFitTokens = 256;  ///< of a class in a chunk, whose code lengths are summed
 /// Rows that stay within it are in reach at a step that is a little smaller, too.
 constexpr float kSafeReach = 0.94f * kRowReach;

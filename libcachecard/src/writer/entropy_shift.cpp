@@ -9,26 +9,34 @@
 namespace cachecard {
 namespace {
 
-constexpr double kSmallestOctave = -7.0;  ///< of a step that anything is worth
+constexpr double kSmallestOctave = -10.0;  ///< of a step that anything is worth
 constexpr double kGaussBits = 2.05;     ///< of a value that is kept with a step of its own spread: log2 sqrt(2 pi e)
 constexpr double kMostExcess = 1.1;     ///< of a head's error, where some of its channels are as fine as lanes reach
+constexpr float kLeastRatio = 0x1p-40f;  ///< channels beyond are all but constant, or all there is
 constexpr double kRootHalf = 0x1.6a09e667f3bcdp-1;
 constexpr std::int8_t kMostShift = 8;
 
 }  // namespace
 
-/// The step that the budget comes to, for a Gauss's values.
+/// The step that the budget comes to, if every channel is a Gauss's: its bits are those of its root mean square over its step.
 Result<double> EntropyPlan::expected_step() const {
-  const EntropyOptions& entropy = *options_.entropy;
-  if (entropy.step > 0.0) return entropy.step;
+  if (options_.entropy->step > 0.0) return options_.entropy->step;
   auto counted = budget();
   if (!counted) return counted.error();
-  if (counted->coded == 0) return 1.0;
-  const double bits = (entropy.bits * static_cast<double>(counted->values) - counted->other) / static_cast<double>(counted->coded);
-  std::int64_t sixteenths = 0;
-  for (const float gain : entropy.gains) sixteenths += kernel::planes_range_for(gain);
-  const double mean = entropy.gains.empty() ? 0.0 : static_cast<double>(sixteenths) / static_cast<double>(entropy.gains.size());
-  return octave_step(std::max(kGaussBits - bits - mean / 16.0, kSmallestOctave));
+  std::int64_t sixteenths = 0;  // of an octave, summed as integers: the same on every machine
+  std::int64_t channels = 0;
+  for (const auto& [s, learned] : learned_) {
+    for (std::size_t c = 0; c < learned.least.size(); ++c) {
+      const float ratio = learned.least[c] / kLeastRelative / (learned.spread * learned.relative[c]);
+      if (!(ratio > kLeastRatio && ratio < 1.0f / kLeastRatio)) continue;
+      sixteenths += kernel::planes_range_for(ratio);
+      ++channels;
+    }
+  }
+  if (counted->coded == 0 || channels == 0) return 1.0;
+  const double bits = (options_.entropy->bits * static_cast<double>(counted->values) - counted->other) / static_cast<double>(counted->coded);
+  const double mean = static_cast<double>(sixteenths) / static_cast<double>(channels) / 16.0;
+  return octave_step(std::max(kGaussBits - bits + mean, kSmallestOctave));
 }
 
 Status EntropyPlan::set_shifts() {

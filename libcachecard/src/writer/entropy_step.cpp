@@ -13,7 +13,7 @@ namespace {
 constexpr std::size_t kMostSamples = 32;
 constexpr std::size_t kSampleTokens = 1024;
 constexpr std::size_t kFitTokens = 128;  ///< of a class, whose code lengths are summed
-constexpr int kSmallestOctave = -7;  ///< of the step, relative to the spread
+constexpr int kSmallestOctave = -10;  ///< of the step, relative to the spread
 constexpr int kLargestOctave = 8;
 constexpr double kCloseEnough = 0.0005;    ///< of the budget
 constexpr double kCloseOnSamples = 0.001;  ///< of what is wanted

@@ -27,6 +27,9 @@ inline PlanesStream order_of(const StreamRecord& stream, Parameters parameters, 
   return PlanesStream(stream, parameters, table);
 }
 
+/// Of a lane's step, over its channel's root mean square: rows then reach ten times that. A value beyond makes its whole token exact.
+inline constexpr float kLeastRelative = 1.0f / 48.0f;
+
 /// 2^octaves.
 double octave_step(double octaves);
 

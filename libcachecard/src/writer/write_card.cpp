@@ -8,7 +8,9 @@ namespace {
 
 constexpr double kMostUsed = 0.9985;   ///< of CardOptions::file_bytes, as a first try aims at
 constexpr double kLeastUsed = 0.9955;  ///< a first try that uses as much is kept
-constexpr int kMostTries = 3;
+constexpr int kMostTries = 6;
+constexpr double kLeastBits = 0.05;
+constexpr double kMostBits = 4096.0;
 constexpr double kLargestStep = 0x1p8;
 
 /// Counts and forgets.
@@ -54,34 +56,47 @@ double value_count(const CardHeader& header) {
   return values;
 }
 
-/// Sets entropy.bits so that the file takes about options.file_bytes and no more.
+/// The card with the coarsest steps, where that is all that the budget lets be had.
+Status take_coarsest(const CacheSource& source, CardOptions& options) {
+  CountSink count;
+  options.entropy->step = kLargestStep;
+  auto least = write_once(source, count, options);
+  if (!least) return least.error();
+  if (least->file_size <= options.file_bytes) return {};
+  return budget_error("found " + std::to_string(options.file_bytes) + ", the smallest card takes " + std::to_string(least->file_size));
+}
+
+/// Sets entropy.bits so that the file takes about options.file_bytes and no more. What comes out is counted: along the slope of a
+/// byte for eight bits first, between what fits and what does not once there is both.
 Status find_bits(const CacheSource& source, CardOptions& options) {
   const double values = value_count(source.header());
   if (values == 0.0) return budget_error("allowed where there are f32, f16 or bf16 values to code");
   const auto bytes = static_cast<double>(options.file_bytes);
-  const auto progress = std::move(options.progress);
-  options.progress = nullptr;  // only what is written counts
-  double& bits = options.entropy->bits;
-  bits = std::clamp(8.0 * kMostUsed * bytes / values, 0.05, 4096.0);
   CountSink count;
-  double before = 0.0;
-  for (int tries = 0;; ++tries) {
+  double bits = std::clamp(8.0 * kMostUsed * bytes / values, kLeastBits, kMostBits);
+  double fits = 0.0;  // bits that do, and what they used
+  double used_by_fits = 0.0;
+  double over = 0.0;  // bits that do not
+  for (int tries = 0; tries < kMostTries; ++tries) {
+    options.entropy->bits = bits;
     auto made = write_once(source, count, options);
     if (!made && made.error().code != ErrorCode::kInvalidArgument) return made.error();
-    const double used = made ? static_cast<double>(made->file_size) : 0.0;
-    if (!made || (used > bytes && tries == kMostTries)) {
-      options.entropy->step = kLargestStep;
-      auto least = write_once(source, count, options);
-      if (!least) return least.error();
-      if (least->file_size <= options.file_bytes) break;  // hardly more than lanes and sinks: coarsest steps, all the same
-      return budget_error("found " + std::to_string(options.file_bytes) + ", the smallest card takes " + std::to_string(least->file_size));
+    if (!made) break;  // so few bits cannot be had
+    const auto used = static_cast<double>(made->file_size);
+    if (used > bytes) {
+      over = bits;
+    } else {
+      const bool grows = used > used_by_fits * 1.001;  // else steps are as fine as they get
+      fits = bits;
+      used_by_fits = used;
+      if (used >= kLeastUsed * bytes || !grows) break;
     }
-    const bool finest = used > 0.0 && used < bytes && used <= before * 1.001;
-    if (used <= bytes && (used >= kLeastUsed * bytes || finest || tries == kMostTries)) break;
     bits += 8.0 * (kMostUsed * bytes - used) / values;
-    before = used;
+    if (fits > 0.0 && over > 0.0 && !(bits > fits && bits < over)) bits = (fits + over) / 2.0;
+    bits = std::clamp(bits, kLeastBits, kMostBits);
   }
-  options.progress = progress;
+  if (fits == 0.0) return take_coarsest(source, options);
+  options.entropy->bits = fits;
   return {};
 }
 
@@ -91,7 +106,9 @@ Result<WriteReport> write_card(const CacheSource& source, ByteSink& sink, const 
   if (options.file_bytes == 0) return write_once(source, sink, options);
   if (!options.entropy || options.entropy->step != 0.0) return budget_error("allowed with entropy alone, and no step of one's own");
   CardOptions within = options;
+  within.progress = nullptr;  // only what is written counts
   if (Status s = find_bits(source, within); !s) return s.error();
+  within.progress = options.progress;
   return write_once(source, sink, within);
 }
 

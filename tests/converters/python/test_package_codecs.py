@@ -36,14 +36,14 @@ class Codecs(package_test.PackageTest):
             self.assertLess(abs(found / bits - 1), 0.02, sizes)
         with cachecard.open(self.path) as card:
             kept = card.read(0, "key")
-        self.assertLess(np.linalg.norm(kept - values[0, "key"]) / np.linalg.norm(values[0, "key"]), 0.06)
+        self.assertLess(np.linalg.norm(kept - values[0, "key"]) / np.linalg.norm(values[0, "key"]), 0.055)  # four exact tokens of 600 take a tenth of a bit of the others
 
     def test_equal_input_gives_equal_bytes(self):
         values, options = self.like_smollm2()
-        one = cachecard.write(self.path, values, codec="entropy", bits=2, profile=PROFILE, **options)
-        two = cachecard.write(self.path, values, codec="entropy", bits=2, profile=PROFILE.read_bytes(), threads=3, **options)
+        one = cachecard.write(self.path, values, codec="entropy", bits=1.5, profile=PROFILE, **options)
+        two = cachecard.write(self.path, values, codec="entropy", bits=1.5, profile=PROFILE.read_bytes(), threads=3, **options)
         with cachecard.open(PROFILE) as profile:
-            three = cachecard.write(self.path, values, codec="entropy", bits=2, profile=profile, **options)
+            three = cachecard.write(self.path, values, codec="entropy", bits=1.5, profile=profile, **options)
             self.assertEqual(profile.facts.token_count, 0)  # the caller's card stays open
         self.assertEqual(one.root, two.root)
         self.assertEqual(one.root, three.root)
