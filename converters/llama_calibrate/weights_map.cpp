@@ -4,20 +4,31 @@
 #include <Eigen/Eigenvalues>
 #include <Eigen/QR>
 #include <algorithm>
+#include <cmath>
 #include <random>
 
+#include "disturbance.hpp"
 #include "observe.hpp"
 #include "projections.hpp"
+#include "query_centroids.hpp"
+#include "short_text.hpp"
 #include "step_codes.hpp"
 
 namespace cachecard::llama_calibrate {
 namespace {
 
-constexpr std::uint32_t kTokens = 16;        ///< that are decoded, to see what the runtime makes of attention
+constexpr std::uint32_t kLeastTokens = 16;   ///< that are decoded, to see what the runtime makes of attention
+constexpr std::uint32_t kMostTokens = 640;
+constexpr std::uint64_t kMostWork = std::uint64_t{1} << 39;  ///< parameters x tokens: some seconds a core
+constexpr float kPriorTokens = 200.0f;       ///< what the weights say counts as much as so many tokens seen
 constexpr double kRidge = 1e-3;              ///< of keys' and values' mean energy
 constexpr Eigen::Index kMoreDirections = 16;  ///< than asked for, in the search for those that count
 constexpr int kPowers = 3;
 constexpr std::uint32_t kSeed = 3;
+constexpr Eigen::Index kFirstTokens = 16;    ///< whose queries are no centroids'
+constexpr Eigen::Index kCentroidTokens = 256;  ///< below it there are none
+constexpr std::uint32_t kCentroids = 16;
+constexpr std::size_t kIterations = 12;
 constexpr float kLeastExplained = 0.05f;     ///< of the decoded tokens' queries: below it the weights are read wrongly
 
 /// Orthonormal columns that span what a's do.
@@ -71,11 +82,49 @@ Rows in_card_order(const Rows& rows, const HeadOrder& order) {
   return out * static_cast<float>(order.magnitude);
 }
 
+/// Tokens that were seen, as further columns: what the weights say then counts as kPriorTokens of them. Constants are the means.
+/// Returns the queries' energy, by channel.
+Eigen::VectorXd add_seen(const ObservedLayer& layer, Rows& inputs, Rows& queries) {
+  const Eigen::Index width = inputs.cols() - 1;
+  const Eigen::Index count = layer.keys.rows() - kExactTokens;
+  Rows seen_inputs(count, layer.keys.cols() + layer.values.cols());
+  seen_inputs << layer.keys.bottomRows(count), layer.values.bottomRows(count);
+  Rows seen_queries = layer.queries.bottomRows(count);
+  Eigen::VectorXd energy = seen_queries.cast<double>().colwise().squaredNorm();
+  const Eigen::RowVectorXf input_means = seen_inputs.colwise().mean();
+  const Eigen::RowVectorXf query_means = seen_queries.colwise().mean();
+  seen_inputs.rowwise() -= input_means;
+  seen_queries.rowwise() -= query_means;
+  const float weights = std::max(inputs.leftCols(width).squaredNorm(), 1e-30f);
+  const float scale = std::sqrt(kPriorTokens * seen_inputs.squaredNorm() / static_cast<float>(count) / weights);
+  energy += (scale * queries.leftCols(width)).cast<double>().rowwise().squaredNorm();
+  const auto mixed = [&](Rows& rows, const Rows& seen, const Eigen::RowVectorXf& means) {
+    Rows out(rows.rows(), width + count + 1);
+    out << scale * rows.leftCols(width), seen.transpose(), means.transpose();
+    rows = std::move(out);
+  };
+  mixed(inputs, seen_inputs, input_means);
+  mixed(queries, seen_queries, query_means);
+  return energy;
+}
+
 double explained_share(const ObservedLayer& seen, const LowRankMap& map) {
   Rows inputs(seen.keys.rows(), seen.keys.cols() + seen.values.cols() + 1);
   inputs << seen.keys, seen.values, Rows::Ones(seen.keys.rows(), 1);
   const Rows estimated = inputs * map.down.transpose() * map.up.transpose();
   return 1.0 - double{(seen.queries - estimated).squaredNorm()} / std::max(1e-30, double{seen.queries.squaredNorm()});
+}
+
+/// As many as the model reads in some seconds. Where its vocabulary has little of the text, the rest is any tokens.
+Tokens tokens_to_see(const llama_model* model) {
+  const std::uint64_t able = kMostWork / std::max<std::uint64_t>(llama_model_n_params(model), 1);
+  Tokens tokens = tokenize(model, kShortText);
+  tokens.resize(std::clamp<std::uint64_t>(std::min<std::uint64_t>(able, tokens.size()), kLeastTokens, kMostTokens), -1);
+  const std::int32_t vocabulary = llama_vocab_n_tokens(llama_model_get_vocab(model));
+  for (std::size_t t = 0; t < tokens.size(); ++t) {
+    if (tokens[t] < 0) tokens[t] = static_cast<llama_token>((static_cast<std::int64_t>(t) * 7919 + 1) % vocabulary);
+  }
+  return tokens;
 }
 
 struct MapJob {
@@ -101,7 +150,8 @@ Status MapJob::run(std::size_t i) {
   const Rows keys = in_card_order(read->keys, orders[i]);
   Rows inputs(keys.rows() + read->values.rows(), keys.cols());
   inputs << keys, read->values;
-  const Rows queries = in_card_order(read->queries, order);
+  Rows queries = in_card_order(read->queries, order);
+  const Eigen::VectorXd energy = add_seen(layer, inputs, queries);
   const LowRankMap map = map_of(inputs, queries, rank);
   if (explained_share(layer, map) < double{kLeastExplained}) {
     return Error{ErrorCode::kUnsupportedFeature, kNoOffset, {},
@@ -117,9 +167,17 @@ Status MapJob::run(std::size_t i) {
   made.record.map_rank = static_cast<std::uint32_t>(map.up.cols());
   made.key_costs.assign(layer.key.kv_head_count, 0.0f);
   made.value_costs.assign(layer.key.kv_head_count, 0.0f);
-  const Eigen::VectorXd energy = queries.cast<double>().rowwise().squaredNorm();
   made.key_steps = key_step_codes({energy.data(), static_cast<std::size_t>(energy.size())}, made.record.kv_head_count,
                                   made.record.key_dim, layer.pair_count);
+  if (layer.queries.rows() >= kCentroidTokens) {
+    made.record.centroid_count = kCentroids;
+    for (std::uint32_t h = 0; h < layer.query_head_count; ++h) {
+      const Rows own = layer.queries.middleCols(std::int64_t{h} * layer.key.head_dim, layer.key.head_dim).bottomRows(layer.queries.rows() - kFirstTokens);
+      const Centroids found = k_means(own, kCentroids, kIterations, kSeed + h);
+      made.centroids.insert(made.centroids.end(), found.points.data(), found.points.data() + found.points.size());
+      made.centroid_weights.insert(made.centroid_weights.end(), found.shares.begin(), found.shares.end());
+    }
+  }
   made.map_down.assign(map.down.data(), map.down.data() + map.down.size());
   made.map_up.assign(map.up.data(), map.up.data() + map.up.size());
   return {};
@@ -141,11 +199,9 @@ Result<ModelProfile> profile_of_weights(const WeightsMapOptions& options) {
   auto model = load_model(options.model_path, {}, options.threads, log);
   if (!model) return model.error();
   Ticker ticker;
-  auto observer = Observer::create(model->get(), *facts, 2 * kTokens, options.threads, ticker);
+  auto observer = Observer::create(model->get(), *facts, kMostTokens, options.threads, ticker);
   if (!observer) return observer.error();
-  Tokens tokens(kTokens);
-  const std::int32_t vocabulary = llama_vocab_n_tokens(llama_model_get_vocab(model->get()));
-  for (std::uint32_t t = 0; t < kTokens; ++t) tokens[t] = static_cast<llama_token>((std::int64_t{t} * 7919 + 1) % vocabulary);
+  const Tokens tokens = tokens_to_see(model->get());
   auto seen = (*observer)->observe(tokens, 0, facts->layer_count);
   if (!seen) return seen.error();
   std::vector<HeadOrder> orders;

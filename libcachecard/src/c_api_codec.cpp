@@ -16,7 +16,7 @@ Status check_codec(const ccd_write_options& given) {
   const bool entropy = given.codec == CCD_CODEC_ENTROPY;
   if (given.codec != CCD_CODEC_EXACT && !planes && !entropy) return argument_error("an unknown codec");
   if (given.key_bits > 8 || given.value_bits > 8) return argument_error("bits are 1 to 8");
-  if (given.queries > CCD_QUERIES_NONE) return argument_error("queries names nothing");
+  if (given.queries > CCD_QUERIES_BOTH) return argument_error("queries names nothing");
   if (given.bits != 0.0 && !(given.bits >= kLeastBits && given.bits <= kMostBits)) {
     return argument_error("found " + std::to_string(given.bits) + " bits a value, allowed for entropy are 0.05 to 4096");
   }

@@ -130,12 +130,29 @@ class ModelProfile(unittest.TestCase):
             done = subprocess.run([CLI, *command], capture_output=True, text=True, check=False)
             self.assertEqual(done.returncode, 0, done.stderr)
 
-    def convert(self, *flags):
+    def convert(self, *flags, cache=None):
         state, card = (os.path.join(self.folder.name, name) for name in ("state.seq", "weights.card"))
-        return subprocess.run([CLI, "convert", state, card, "--model", MODEL, *flags], capture_output=True, text=True, check=False)
+        return subprocess.run([CLI, "convert", state, card, "--model", MODEL, *flags], capture_output=True, text=True, check=False,
+                              env={**os.environ, "XDG_CACHE_HOME": cache or os.path.join(self.folder.name, "cache")})
+
+    def test_a_profile_of_the_model_file_is_kept_and_gives_queries(self):
+        cache = os.path.join(self.folder.name, "kept")
+        roots = []
+        for damage in (None, None, b"no card"):
+            kept = list(pathlib.Path(cache).glob("cachecard/*.profile"))
+            self.assertEqual(len(kept), 0 if not roots else 1)
+            if damage:
+                kept[0].write_bytes(damage)
+            done = self.convert("--bits", "2", "--json", cache=cache)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            roots.append(json.loads(done.stdout)["root"])
+        self.assertEqual(len(set(roots)), 1)
+        found = {layer: self.r2(layer, *pair) for layer, pair in maps(kept[0]).items()}
+        print(f"  R2 of queries by the model file: mean {np.mean(list(found.values())):.2f}, least {min(found.values()):.2f}")
+        self.assertGreater(np.mean(list(found.values())), 0.4)
 
     def test_weights_of_the_model_alone_tell_which_tokens_count(self):
-        """The map is held to the runtime's own queries of 16 tokens: weights that are read wrongly are refused."""
+        """The map is held to the runtime's own queries of a short text: weights that are read wrongly are refused."""
         sizes = {}
         for name, flags in {"named": ["--profile", MODEL], "at hand": [], "recency": ["--queries", "recency"]}.items():
             done = self.convert("--bits", "2", "--json", *flags)

@@ -100,6 +100,21 @@ TEST_CASE("entropy meets its budget and keeps each value within its step", "[uni
   }
 }
 
+TEST_CASE("entropy meets its budget where chunks differ in length and in what they hold", "[unit]") {
+  constexpr std::uint64_t kTokens = 3200;
+  FormulaSource source("entropy", {.tokens = kTokens, .heads = 2, .head_dim = 64, .dtype = DType::kF16});
+  Random random("entropy chunks");
+  source.fill([&](std::uint64_t token, std::uint32_t, std::uint32_t) {
+    const double uniform = static_cast<double>(random.below(1u << 20)) / (1u << 19) - 1.0;
+    return token < 2048 ? uniform : 4.0 * uniform;
+  });
+  for (const double bits : {2.0, 3.0}) {
+    const auto written = write(source, at(bits));
+    REQUIRE(written);
+    CHECK(8.0 * static_cast<double>(written->bytes.size()) / (2.0 * kTokens * 128) == Approx(bits).epsilon(0.02));
+  }
+}
+
 TEST_CASE("entropy writes the same card with any number of threads", "[unit]") {
   const FormulaSource source = noisy(200);
   tests::TestThreads threads;

@@ -212,6 +212,30 @@ TEST_CASE("weights from centroids are those of plain arithmetic, with threads to
   for (std::uint32_t h = 0; h < kHeads; ++h) check_offsets(std::span(*offsets).subspan(h * kTokens, kTokens), weights[h]);
 }
 
+TEST_CASE("both looks are summed, each over its mean; what a profile lacks is left out", "[allocate]") {
+  const FormulaSource source = rotated_source();
+  const auto weights = [&](const ModelProfile& profile, QuerySource queries) {
+    return profile_weights(source, profile, {.queries = queries, .newest_tokens = 16, .parallel = {}}).value().values;
+  };
+  const ModelProfile profile = small_profile(5, 4);
+  const auto newest = weights(profile, QuerySource::kMap);
+  const auto centroids = weights(profile, QuerySource::kCentroids);
+  const auto both = weights(profile, QuerySource::kBoth);
+  REQUIRE(both.size() == kHeads * kTokens);
+  for (std::size_t h = 0; h < kHeads; ++h) {
+    const auto mean = [&](const std::vector<float>& of) {
+      double sum = 0.0;
+      for (std::size_t t = 0; t < kTokens; ++t) sum += double{of[h * kTokens + t]};
+      return sum / kTokens;
+    };
+    for (std::size_t i = h * kTokens; i < (h + 1) * kTokens; ++i) {
+      CHECK(double{both[i]} == Approx(double{newest[i]} / mean(newest) + double{centroids[i]} / mean(centroids)));
+    }
+  }
+  CHECK(weights(small_profile(5, 0), QuerySource::kBoth) == weights(small_profile(5, 0), QuerySource::kMap));
+  CHECK(weights(small_profile(0, 4), QuerySource::kBoth) == weights(small_profile(0, 4), QuerySource::kCentroids));
+}
+
 TEST_CASE("a profile of other heads is refused by name", "[allocate]") {
   const FormulaSource source = rotated_source();
   ModelProfile profile = small_profile(2, 0);

@@ -83,7 +83,7 @@ TEST_CASE("weights that hardly differ leave all steps alike, newest tokens aside
   REQUIRE(entropy.token_offsets.size() == 2 * kTokens);
   CHECK((entropy.token_offsets[kTokens - 4] == 0 && entropy.token_offsets[kTokens - 3] == 2));
   CHECK(weigh_tokens(source, from(WeightSource::kBest), entropy).value().source == WeightSource::kRecency);
-  for (const WeightSource wanted : {WeightSource::kNewest, WeightSource::kCentroids}) {
+  for (const WeightSource wanted : {WeightSource::kNewest, WeightSource::kCentroids, WeightSource::kBoth}) {
     CHECK(weigh_tokens(source, from(wanted), entropy).error().code == ErrorCode::kInvalidArgument);
   }
 }

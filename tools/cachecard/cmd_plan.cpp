@@ -260,9 +260,9 @@ void add_plan(CLI::App& app, Context& context) {
       ->type_name("FILE");
   command
       .add_option("--queries", args->codec.queries,
-                  "For those agents: newest, centroids, recency or none (default: newest with --profile, "
+                  "For those agents: newest, centroids, both, recency or none (default: both with --profile, "
                   "else recency)")
-      ->check(CLI::IsMember({"newest", "centroids", "recency", "none"}))
+      ->check(CLI::IsMember({"newest", "centroids", "both", "recency", "none"}))
       ->type_name("WHOSE");
   add_model_options(command, args->model);
   add_geometry_options(command, args->model);

@@ -73,8 +73,8 @@ void add_codec_options(CLI::App& command, CodecFlags& flags, const std::string& 
   command
       .add_option("--queries", flags.queries,
                   "Whose look at the tokens counts, without --weights: newest (the newest tokens' queries, estimated), centroids "
-                  "(what queries of the model look like), recency, none (entropy; default: newest with --profile, else recency)")
-      ->check(CLI::IsMember({"newest", "centroids", "recency", "none"}))
+                  "(what queries of the model look like), both of them together, recency, none (entropy; default: both with --profile, else recency)")
+      ->check(CLI::IsMember({"newest", "centroids", "both", "recency", "none"}))
       ->type_name("WHOSE")
       ->group(group);
   command

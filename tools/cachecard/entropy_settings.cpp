@@ -66,6 +66,7 @@ Status set_offsets(const CodecFlags& flags, const CacheSource& source, const Mod
   auto look = find_look(flags, source, profile, parallel, notes.notes);
   if (!look) return look.error();
   std::vector<std::int8_t> offsets;
+  entropy.fixed_offsets = look->half_bits;
   if (look->weights) offsets = look->half_bits ? rows_as_offsets(header, *look->weights) : head_offsets(header, *look->weights);
   const WeighReport report = use_offsets(header, std::move(offsets), flags.newest_tokens, entropy);
   if (report.used) {

@@ -9,6 +9,7 @@
 #include "cachecard/allocate.hpp"
 #include "cachecard/reader.hpp"
 #include "context.hpp"
+#include "kept_profile.hpp"
 #include "llama_part.hpp"
 #include "model_flags.hpp"
 
@@ -33,6 +34,11 @@ bool is_gguf_file(const std::string& path) {
 }
 
 Result<ModelProfile> profile_of_weights(const std::string& model, const CardHeader& header, const ParallelFor& parallel) {
+  const std::string kept = kept_profile_path(model);
+  if (!kept.empty()) {
+    auto profile = read_kept_profile(kept);
+    if (profile && check_profile(*profile, header.identity)) return profile;
+  }
   auto module = llama_module();
   if (!module) return module.error();
   llama_calibrate::WeightsMapOptions options;
@@ -42,6 +48,12 @@ Result<ModelProfile> profile_of_weights(const std::string& model, const CardHead
   options.parallel = parallel;
   auto made = (*module)->make_profile_of_weights(options);
   if (!made) return made.error();
+  for (ProfileLayer& layer : made->layers) {  // numbers as a kept one has them
+    auto held = parse_profile_layer(encode_profile_layer(layer));
+    if (!held) return held.error();
+    layer = *std::move(held);
+  }
+  if (!kept.empty()) keep_profile(kept, *made);
   if (Status s = check_profile(*made, header.identity); !s) return s.error();
   return made;
 }

@@ -1,5 +1,9 @@
 #include "token_look.hpp"
 
+#include <algorithm>
+#include <iterator>
+#include <string_view>
+
 #include "agent_looks.hpp"
 #include "llama_part.hpp"
 #include "span_file.hpp"
@@ -11,8 +15,8 @@ Result<TokenLook> context_look(const CodecFlags& flags, const CacheSource& sourc
                                const ModelProfile* profile, const ParallelFor& parallel,
                                std::vector<std::string>& notes) {
   std::string queries = flags.queries;
-  if (queries.empty()) queries = profile != nullptr ? "newest" : "recency";
-  if (profile == nullptr && (queries == "newest" || queries == "centroids")) {
+  if (queries.empty()) queries = profile != nullptr ? "both" : "recency";
+  if (profile == nullptr && queries != "recency" && queries != "none") {
     return usage_error(fmt::format("--queries {}: needs --profile", queries));
   }
   if (queries == "none") return TokenLook{{}, false, "the same for all"};
@@ -25,13 +29,21 @@ Result<TokenLook> context_look(const CodecFlags& flags, const CacheSource& sourc
     }
     return TokenLook{recency_weights(source.header().token_count), false, "by recency"};
   }
+  struct Named {
+    std::string_view name;
+    QuerySource source;
+    const char* whose;
+  };
+  static constexpr Named kNamed[] = {{"newest", QuerySource::kMap, "from the newest tokens' queries, estimated"},
+                                     {"centroids", QuerySource::kCentroids, "from query centroids"},
+                                     {"both", QuerySource::kBoth, "from the newest tokens' queries, estimated, and query centroids"}};
+  const Named& named = *std::find_if(std::begin(kNamed), std::end(kNamed), [&](const Named& one) { return one.name == queries; });
   WeighOptions options;
-  options.queries = queries == "newest" ? QuerySource::kMap : QuerySource::kCentroids;
+  options.queries = named.source;
   options.parallel = parallel;
   auto weights = profile_weights(source, *profile, options);
   if (!weights) return weights.error();
-  return TokenLook{std::move(*weights), false, queries == "newest" ? "from the newest tokens' queries, estimated"
-                                                            : "from query centroids"};
+  return TokenLook{std::move(*weights), false, named.whose};
 }
 
 namespace {

@@ -18,7 +18,7 @@ CODECS = ("exact", "planes", "entropy")
 CODEC_NUMBERS = (0, 2, 3)
 COMPRESSORS = ("none", "zstd", "split_zstd")
 CHUNK_ORDERS = ("layer_major", "span_major")
-QUERIES = ("newest", "centroids", "recency", "none")  # the library's numbers begin at 1; 0: the best at hand
+QUERIES = ("newest", "centroids", "recency", "none", "both")  # the library's numbers begin at 1; 0: the best at hand
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Coding:
     token_weights: entropy: how much each token counts, from 0 on: array[token], or one row for each layer's KV head:
                   array[layer x head, token] or array[layer, head, token]
     queries:      entropy, without token_weights: whose look at the tokens counts: newest (the newest tokens' queries,
-                  estimated by the profile), centroids (what queries of the model look like), recency or none; None: newest
+                  estimated by the profile), centroids (what queries of the model look like), both of them together, recency or none; None: both
                   with a profile, else recency
     layer_bits:   planes: array[layer, 2], bits of each layer's keys and values, 1 to 8; in place of bits
     token_bits:   planes: array[token, 2], bits of each token's key and value, 0 for exact; in place of bits and exact_tokens.

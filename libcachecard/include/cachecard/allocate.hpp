@@ -95,10 +95,11 @@ double weighted_gain(const CardHeader& header, const TokenWeights& weights, std:
 enum class QuerySource : std::uint8_t {
   kMap,        ///< the context's newest queries, estimated from their own keys and values by the profile's map
   kCentroids,  ///< what queries of the model look like
+  kBoth,       ///< both, each over its mean, summed: the sender's look, and what it did not look for. What the profile lacks is left out
 };
 
 struct WeighOptions {
-  QuerySource queries = QuerySource::kMap;
+  QuerySource queries = QuerySource::kBoth;
   std::uint64_t newest_tokens = 64;  ///< whose queries look, and which themselves count twice the mean
   std::uint64_t sink_tokens = 4;     ///< first tokens, which all look at whatever they hold: they count the mean
   ParallelFor parallel;
@@ -128,11 +129,12 @@ Result<std::vector<std::int8_t>> given_offsets(const CardHeader& header, std::sp
 
 /// Where token weights come from, if none are given.
 enum class WeightSource : std::uint8_t {
-  kBest,       ///< kNewest with a profile, else kRecency
+  kBest,       ///< kBoth with a profile, else kRecency
   kNewest,     ///< QuerySource::kMap; needs a profile
   kCentroids,  ///< needs a profile
   kRecency,
   kNone,       ///< all tokens count alike
+  kBoth,       ///< QuerySource::kBoth; needs a profile
 };
 
 struct TokenWeighing {

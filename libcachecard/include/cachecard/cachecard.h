@@ -546,14 +546,15 @@ enum {
 };
 enum { CCD_CODEC_EXACT = 0, CCD_CODEC_PLANES = 2, CCD_CODEC_ENTROPY = 3 }; /* exact: raw or ggml, as the types need */
 /* Whose look at the tokens counts, where no token_weights are given: the newest tokens' queries, estimated by the
- * profile; what queries of the model look like; newer tokens count more; all count alike. BEST: NEWEST with a
- * profile, else RECENCY. The first two need a profile. */
+ * profile; what queries of the model look like; newer tokens count more; all count alike; the first two together. BEST:
+ * BOTH with a profile, else RECENCY. NEWEST, CENTROIDS and BOTH need a profile. */
 enum {
   CCD_QUERIES_BEST = 0,
   CCD_QUERIES_NEWEST = 1,
   CCD_QUERIES_CENTROIDS = 2,
   CCD_QUERIES_RECENCY = 3,
-  CCD_QUERIES_NONE = 4
+  CCD_QUERIES_NONE = 4,
+  CCD_QUERIES_BOTH = 5
 };
 enum { CCD_COMPRESSOR_NONE = 0, CCD_COMPRESSOR_ZSTD = 1, CCD_COMPRESSOR_SPLIT_ZSTD = 2 };
 enum { CCD_ORDER_LAYER_MAJOR = 0, CCD_ORDER_SPAN_MAJOR = 1 };

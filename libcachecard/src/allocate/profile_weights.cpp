@@ -256,9 +256,25 @@ void WeighJob::run(std::size_t i) {
   }
 }
 
+/// Of the sources that the profile has.
+Result<TokenWeights> summed_weights(const CacheSource& source, const ModelProfile& profile, WeighOptions options) {
+  const auto has = [&](auto member) {
+    return std::any_of(profile.layers.begin(), profile.layers.end(), [&](const ProfileLayer& layer) { return layer.record.*member > 0; });
+  };
+  options.queries = QuerySource::kMap;
+  auto newest = profile_weights(source, profile, options);
+  if (!newest || !has(&ProfileRecord::centroid_count)) return newest;
+  options.queries = QuerySource::kCentroids;
+  auto centroids = profile_weights(source, profile, options);
+  if (!centroids || !has(&ProfileRecord::map_rank)) return centroids;
+  const WeightShare shares[] = {{&*newest, 1.0}, {&*centroids, 1.0}};
+  return sum_weights(shares);
+}
+
 }  // namespace
 
 Result<TokenWeights> profile_weights(const CacheSource& source, const ModelProfile& profile, const WeighOptions& options) {
+  if (options.queries == QuerySource::kBoth) return summed_weights(source, profile, options);
   const CardHeader& header = source.header();
   auto layers = layers_of(header, profile);
   if (!layers) return layers.error();

@@ -47,7 +47,9 @@ Result<std::vector<std::int8_t>> offsets_of(const CacheSource& source, const Tok
   if (from == WeightSource::kRecency) return recency_offsets(source.header());
   if (weighing.profile == nullptr) return argument_error("the newest queries and query centroids need a model profile");
   WeighOptions options;
-  options.queries = from == WeightSource::kNewest ? QuerySource::kMap : QuerySource::kCentroids;
+  options.queries = from == WeightSource::kNewest      ? QuerySource::kMap
+                    : from == WeightSource::kCentroids ? QuerySource::kCentroids
+                                                       : QuerySource::kBoth;
   options.parallel = weighing.parallel;
   return profile_offsets(source, *weighing.profile, options);
 }
@@ -70,7 +72,7 @@ WeighReport use_offsets(const CardHeader& header, std::vector<std::int8_t> offse
 
 Result<WeighReport> weigh_tokens(const CacheSource& source, const TokenWeighing& weighing, EntropyOptions& entropy) {
   WeightSource from = weighing.source;
-  if (from == WeightSource::kBest) from = weighing.profile != nullptr ? WeightSource::kNewest : WeightSource::kRecency;
+  if (from == WeightSource::kBest) from = weighing.profile != nullptr ? WeightSource::kBoth : WeightSource::kRecency;
   auto offsets = offsets_of(source, weighing, from);
   if (!offsets) return offsets.error();
   WeighReport report = use_offsets(source.header(), *std::move(offsets), weighing.newest_tokens, entropy);

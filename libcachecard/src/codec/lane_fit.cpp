@@ -103,9 +103,19 @@ void LaneFit::add(std::span<const kernel::StripToken> tokens, std::span<const st
       of.costs.emplace_back();
       place_windows(of, samples[k], index);
     }
-    kernel::entropy_kernels().add_costs(index_costs().of.data(), samples[k], index.data(), of.first_level.data(), of.costs[0]);
-    of.seen += count[k];
-    of.sampled += samples[k].size();
+    kernel::CostSums sums{};
+    kernel::entropy_kernels().add_costs(index_costs().of.data(), samples[k], index.data(), of.first_level.data(), sums);
+    add_up(sums, static_cast<double>(count[k]) / static_cast<double>(samples[k].size()), of.costs[0]);
+  }
+}
+
+void LaneFit::add_up(const kernel::CostSums& sums, double share, Totals& totals) {
+  for (std::size_t half = 0; half < 2; ++half) {
+    for (std::size_t c = 0; c < kStripChannels; ++c) {
+      for (std::size_t shape = 0; shape < 2; ++shape) {
+        for (std::size_t w = 0; w < kernel::kCostWindow; ++w) totals[half][c][shape][w] += share * sums[half][c][shape][w];
+      }
+    }
   }
 }
 
@@ -123,14 +133,13 @@ double LaneFit::fit(std::span<kernel::Lane> lanes) const {
         if (of.costs.empty()) continue;
         const auto& first = of.costs[0][0][c][shape];
         const auto& second = of.costs[0][1][c][shape];
-        std::array<std::uint32_t, kernel::kCostWindow> both{};
+        std::array<double, kernel::kCostWindow> both{};
         for (std::size_t w = 0; w < kernel::kCostWindow; ++w) both[w] = first[w] + second[w];
         const std::size_t best = least(both);
         level[shape][k] = static_cast<std::uint8_t>(of.first_level[c] + best);
         // The best of a sample flatters it by as much as it costs elsewhere, and a half's choice costs twice that on the other.
         const double crossed = first[least(second)] + second[least(first)];
-        const double cost = (static_cast<double>(both[best]) + 2.0 * crossed) / 3.0;
-        total[shape] += cost * (static_cast<double>(of.seen) / static_cast<double>(of.sampled));
+        total[shape] += (both[best] + 2.0 * crossed) / 3.0;
       }
     }
     const std::size_t shape = total[1] < total[0] ? 1 : 0;

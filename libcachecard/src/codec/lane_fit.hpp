@@ -22,12 +22,13 @@ class LaneFit {
  private:
   static constexpr std::size_t kFirstSample = 64;  ///< of the sample, where a window is placed
 
+  /// As CostSums, of all tokens of the chunks: a chunk's sample counts for as many tokens as the chunk has.
+  using Totals = std::array<std::array<std::array<std::array<double, kernel::kCostWindow>, 2>, kernel::kStripChannels>, 2>;
   struct OfClass {
-    std::vector<kernel::CostSums> costs;  ///< one, once the class was met
+    std::vector<Totals> costs;  ///< one, once the class was met
     std::array<std::uint8_t, kernel::kStripChannels> first_level{};
-    std::uint64_t seen = 0;
-    std::uint64_t sampled = 0;
   };
+  static void add_up(const kernel::CostSums& sums, double share, Totals& totals);
   static void place_windows(OfClass& of, std::span<const kernel::CostToken> sample, std::span<const std::int16_t> index);
   std::size_t sample_;
   std::size_t phase_;

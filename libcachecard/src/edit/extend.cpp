@@ -4,6 +4,7 @@
 #include "edit/extend_check.hpp"
 #include "edit/extend_match.hpp"
 #include "edit/kept_sections.hpp"
+#include "edit/level_offsets.hpp"
 #include "edit/shared_lanes.hpp"
 #include "format/record_check.hpp"
 #include "writer/card_builder.hpp"
@@ -229,7 +230,7 @@ Status Extension::set_bits() {
   if (!widths) return widths.error();
   if (card_.entropy) {
     card_.entropy->bits = bits_for(widths->coded_bits, header_, report_.kept_tokens);
-    return {};
+    return card_.entropy->fixed_offsets ? Status() : level_offsets(base_, header_, report_.kept_tokens, *card_.entropy);
   }
   card_.planes->layer_bits = std::move(widths->layer_bits);
   card_.planes->key_bits = card_.planes->layer_bits.front().key;
