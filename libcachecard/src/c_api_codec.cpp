@@ -20,6 +20,7 @@ Status check_codec(const ccd_write_options& given) {
   if (given.bits != 0.0 && !(given.bits >= kLeastBits && given.bits <= kMostBits)) {
     return argument_error("found " + std::to_string(given.bits) + " bits a value, allowed for entropy are 0.05 to 4096");
   }
+  if (given.bits != 0.0 && given.file_bytes != 0) return argument_error("file_bytes are in place of bits: leave one of them 0");
   const bool weights = given.token_weights != nullptr || given.weight_count != 0;
   if (weights && (given.token_weights == nullptr || given.weight_count == 0)) {
     return argument_error("token_weights and weight_count go together");
@@ -27,8 +28,8 @@ Status check_codec(const ccd_write_options& given) {
   if (weights && given.queries != CCD_QUERIES_BEST) {
     return argument_error("token_weights say how much each token counts: leave queries 0");
   }
-  if (!entropy && (weights || given.queries != CCD_QUERIES_BEST || given.bits != 0.0)) {
-    return argument_error("bits, token_weights and queries are for entropy");
+  if (!entropy && (weights || given.queries != CCD_QUERIES_BEST || given.bits != 0.0 || given.file_bytes != 0)) {
+    return argument_error("bits, file_bytes, token_weights and queries are for entropy");
   }
   if (!planes && given.layer_bits != nullptr) return argument_error("layer_bits are for planes");
   if (entropy && given.token_bits != nullptr) return argument_error("token_bits are for planes; entropy takes token_weights");
@@ -78,7 +79,8 @@ Result<PlanesOptions> planes_options(const ccd_write_options& given, const CardH
 Result<EntropyOptions> entropy_options(const ccd_write_options& given, const CacheSource& source, const ParallelFor& parallel) {
   EntropyOptions entropy;
   if (given.bits != 0.0) entropy.bits = given.bits;
-  choose_sinks(source.header().token_count, entropy.bits, entropy);
+  const double bits = given.file_bytes != 0 ? bits_within(source.header(), given.file_bytes) : entropy.bits;
+  choose_sinks(source.header().token_count, bits, entropy);
   if ((given.flags & CCD_WRITE_EXACT_TOKENS) != 0) {
     entropy.fine_tokens = 0;
     entropy.exact_tokens = given.exact_tokens;
@@ -130,6 +132,7 @@ Result<CardOptions> card_options(const ccd_write_options& given, const CacheSour
     auto entropy = entropy_options(given, source, parallel);
     if (!entropy) return entropy.error();
     options.entropy = std::move(*entropy);
+    options.file_bytes = given.file_bytes;
   }
   const bool says_exact = (given.flags & CCD_WRITE_EXACT_TOKENS) != 0 || given.token_bits != nullptr;
   if (!says_exact && options.planes) {

@@ -212,7 +212,7 @@ def check_provenance(card, f, payload):
     need(text_at + record.text_size == len(payload), "bad_size")
     for step in steps:
         step.need_reserved_zero()
-        need(1 <= step.operation <= 5, "bad_enum")
+        need(1 <= step.operation <= 6, "bad_enum")
         need(step.text_offset + step.text_size <= record.text_size, "bad_offset")
         need(is_text(payload[text_at + step.text_offset:][:step.text_size]), "corrupt")
 

@@ -85,6 +85,7 @@ class Bench:
             self.add(*row)
         self.kernels()
         self.entropy_kernels()
+        self.allocation()
 
     def hand_off(self, server, ids, question):
         """First token by the card against the server's own slot file and against reading again, codec by codec."""
@@ -243,6 +244,14 @@ class Bench:
         """The loops of entropy by SIMD target, in values a second, beside memcpy, and the encoding of a whole card."""
         print(timed(["taskset", "-c", "1", os.path.join(self.programs, "entropy_bench"), "20"])[1])
         print(timed([os.path.join(self.programs, "entropy_card_bench"), "20"])[1])
+
+    def allocation(self):
+        """Finding the bits of an 8B model's 32,768 tokens; a busy machine's clock says too much, the processors' time is beside it."""
+        lines = timed([os.path.join(self.programs, "allocate_bench"), "3"])[1].splitlines()
+        for part, asked in (("offsets", "< 1 s"), ("search", "< 1 s"), ("centroids", "<= 3 s"), ("newest", "<= 10 s")):
+            found = next(row for row in map(json.loads, lines) if row["part"] == part)
+            self.add(f"allocation, 8B at 32,768 tokens: {part}", f"{found['seconds']:.2f} s", asked,
+                     f"{found['processor_seconds']:.2f} s of two processors, peak {found['peak_mb']:.0f} MB, asked < 200 MB")
 
     def peak_memory(self, command):
         """Peak resident bytes of one process; a fresh child each, since ru_maxrss only grows."""

@@ -123,6 +123,31 @@ TEST_CASE("entropy meets the bits that were asked for, and comes back", "[c_api]
   CHECK(small.card.size() < large.card.size());
 }
 
+TEST_CASE("entropy stays within the bytes that the file may take", "[c_api]") {
+  const Described d;
+  Attempt attempt(CCD_CODEC_ENTROPY);
+  attempt.options.bits = 3.0;
+  REQUIRE(attempt.write(d.writer) == CCD_OK);
+  const std::uint64_t most = attempt.card.size() * 3 / 2;
+  attempt.options.file_bytes = most;
+  CHECK(attempt.write(d.writer) == CCD_INVALID_ARGUMENT);
+  CHECK(attempt.message().find("in place of bits") != std::string::npos);
+  attempt.options.bits = 0.0;
+  REQUIRE(attempt.write(d.writer) == CCD_OK);
+  CHECK(attempt.card.size() <= most);
+  CHECK(attempt.card.size() >= most - most / 200);
+  CHECK(attempt.report.file_size == attempt.card.size());
+
+  attempt.options.file_bytes = 100;
+  CHECK(attempt.write(d.writer) == CCD_INVALID_ARGUMENT);
+  CHECK(attempt.error.field == std::string("file_bytes"));
+  const std::string mark = "the smallest card takes ";
+  REQUIRE(attempt.message().find(mark) != std::string::npos);
+  CHECK(attempt.card.empty());
+  attempt.options.file_bytes = std::stoull(attempt.message().substr(attempt.message().find(mark) + mark.size()));
+  CHECK(attempt.write(d.writer) == CCD_OK);
+}
+
 TEST_CASE("exact tokens of entropy stay as they are", "[c_api]") {
   const Described d;
   Attempt attempt(CCD_CODEC_ENTROPY);
@@ -249,6 +274,7 @@ TEST_CASE("settings that a codec has no use for are refused", "[c_api]") {
     refused(codec, weigh);
     refused(codec, [](auto& o) { o.queries = CCD_QUERIES_RECENCY; });
     refused(codec, [](auto& o) { o.bits = 2.0; });
+    refused(codec, [](auto& o) { o.file_bytes = 1u << 20; });
   }
   for (const std::uint32_t codec : {CCD_CODEC_EXACT, CCD_CODEC_ENTROPY}) {
     refused(codec, [&](auto& o) { o.layer_bits = bits.data(); });

@@ -1,62 +1,13 @@
 #include <catch2/catch.hpp>
-#include <functional>
 
-#include "planes_cases.hpp"
+#include "pathological_cases.hpp"
 
 /// Caches that break codecs: every error stays under half a step, or the chunk is raw; at 8 bits nothing is kept worse
 /// than q8_0 would at its size.
 namespace cachecard::tests {
 namespace {
 
-struct Case {
-  std::string name;
-  FormulaSource::Shape shape;
-  std::function<double(fixtures::Random&, std::uint64_t, std::uint32_t, std::uint32_t)> value;
-};
-
-std::vector<Case> cases() {
-  using R = fixtures::Random;
-  const FormulaSource::Shape plain{};
-  const FormulaSource::Shape bf16{64, 2, 64, DType::kBf16};
-  std::vector<Case> all{
-      {"normal", plain, [](R& r, auto, auto, auto) { return normal(r); }},
-      {"norm ratio 180", plain, [](R& r, auto, auto h, auto) { return normal(r) * (h == 0 ? 180.0 : 1.0); }},
-      {"norms of tokens 180 apart", plain, [](R& r, auto t, auto, auto) { return normal(r) * (t % 7 == 0 ? 180.0 : 1.0); }},
-      {"bias of 50 sigma", plain, [](R& r, auto, auto, auto c) { return normal(r) + (c % 3 == 0 ? 50.0 : -50.0); }},
-      {"channels of 1000 sigma", plain, [](R& r, auto, auto, auto c) { return normal(r) * (c == 5 ? 1000.0 : 1.0); }},
-      {"constant heads", plain, [](R& r, auto, auto h, auto) { return h == 0 ? 3.25 : normal(r); }},
-      {"constant along the head", plain, [](R&, auto t, auto, auto) { return 0.5 + static_cast<double>(t); }},
-      {"zero heads", plain, [](R& r, auto, auto h, auto) { return h == 0 ? 0.0 : normal(r); }},
-      {"all zero", plain, [](R&, auto, auto, auto) { return 0.0; }},
-      {"the range of bf16", bf16, [](R& r, auto t, auto, auto) { return std::ldexp(normal(r), static_cast<int>(t) * 4 - 126); }},
-      {"bf16 near its largest", bf16, [](R& r, auto, auto, auto) { return std::ldexp(normal(r), 120); }},
-      {"denormals of f16", {64, 2, 64, DType::kF16}, [](R& r, auto, auto, auto) { return std::ldexp(normal(r), -18); }},
-      {"denormals of f32", plain, [](R& r, auto, auto, auto) { return std::ldexp(normal(r), -135); }},
-      {"one value in a million", plain, [](R& r, auto t, auto, auto c) { return t == 9 && c == 9 ? 1e6 : normal(r); }},
-  };
-  for (const std::uint32_t width : {1u, 48u, 80u, 96u, 112u, 128u, 576u}) {
-    all.push_back({"head_dim " + std::to_string(width), {400, 1, width, DType::kF16},
-                   [](R& r, auto, auto, auto) { return normal(r); }});
-  }
-  return all;
-}
-
-/// Errors of ggml's q8_0: blocks of 32 along the row, d an f16. source: ggml quantize_row_q8_0
-double q8_0_error(std::span<const float> row) {
-  double sum = 0.0;
-  for (std::size_t at = 0; at < row.size(); at += 32) {
-    const auto block = row.subspan(at, std::min<std::size_t>(32, row.size() - at));
-    float largest = 0.0f;
-    for (const float v : block) largest = std::max(largest, std::fabs(v));
-    const float d = kernel::f32_from_f16(kernel::f16_from_f32(largest / 127.0f));
-    for (const float v : block) {
-      const double q = largest == 0.0f ? 0.0 : std::round(double{v} / (double{largest} / 127.0));
-      const double error = double{v} - q * double{d};
-      sum += std::isfinite(error) ? error * error : double{v} * v;
-    }
-  }
-  return sum;
-}
+using namespace pathological;
 
 /// Largest error of a head vector's transform domain is not seen from outside; its energy is.
 void check(const FormulaSource& source, std::uint8_t bits) {
@@ -69,7 +20,7 @@ void check(const FormulaSource& source, std::uint8_t bits) {
   const auto reader = CardReader::open(bytes);
   REQUIRE(reader);
   const std::size_t row = std::size_t{source.shape().heads} * source.shape().head_dim;
-  const double rounding = source.shape().dtype == DType::kBf16 ? 0x1p-15 : source.shape().dtype == DType::kF16 ? 0x1p-20 : 0x1p-40;
+  const double rounding = rounding_of(source.shape().dtype);
   for (std::size_t s = 0; s < 2; ++s) {
     const auto values = decoded(*reader, s);
     const auto given = source.values(s);

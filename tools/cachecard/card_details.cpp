@@ -22,6 +22,8 @@ std::string operation_name(ProvenanceOp operation) {
       return "extend";
     case ProvenanceOp::kRequantize:
       return "requantize";
+    case ProvenanceOp::kCalibrate:
+      return "calibrate";
   }
   return fmt::format("operation_{}", static_cast<unsigned>(operation));
 }

@@ -158,7 +158,7 @@ int run(CalibrateArgs& args, Context& context) {
     const ErrorCode code = made.error().code;
     return context.fail(made.error(), code == ErrorCode::kInvalidArgument || code == ErrorCode::kInterrupted ? "calibrate" : args.model);
   }
-  const ProvenanceEntry provenance{0, ProvenanceOp::kCapture, time->value_or(0), {}, provenance_text(args, *texts, made->report)};
+  const ProvenanceEntry provenance{0, ProvenanceOp::kCalibrate, time->value_or(0), {}, provenance_text(args, *texts, made->report)};
   auto written = write_profile(made->profile, provenance, **sink);
   if (!written) return context.fail(written.error(), output_name(args.output));
   if (Status s = (*sink)->commit(); !s) return context.fail(s.error(), output_name(args.output));

@@ -75,6 +75,7 @@ void report(const CardReader& card, const TrimReport& trimmed, const TrimArgs& a
                     {"cut_chunks", trimmed.cut_chunks},
                     {"lowered_chunks", trimmed.lowered_chunks},
                     {"coded_chunks", trimmed.coded_chunks},
+                    {"encodes", trimmed.encodes},
                     {"dropped", trimmed.dropped},
                     {"value_count", written.summary.value_count},
                     {"bits_per_value", bits_json(bits_per_value(written.file_size, written.summary))},

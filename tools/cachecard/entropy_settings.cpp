@@ -114,8 +114,7 @@ Result<EntropyOptions> entropy_options(const CodecFlags& flags, const CacheSourc
   for (const std::string& part : flags.without) notes.provenance += fmt::format(", without {}", part);
   if (Status s = set_offsets(flags, source, known, parallel, entropy, notes); !s) return s.error();
   if (flags.bits.empty() && !entropy.costs.empty()) entropy.bits = kUsualBits;
-  const double values = static_cast<double>(value_count(header));
-  const double bits = flags.bytes != 0 && values > 0.0 ? 8.0 * static_cast<double>(flags.bytes) / values : entropy.bits;
+  const double bits = flags.bytes != 0 ? bits_within(header, flags.bytes) : entropy.bits;
   choose_sinks(header.token_count, bits, entropy);
   if (flags.exact_tokens) {
     entropy.exact_tokens = *flags.exact_tokens;

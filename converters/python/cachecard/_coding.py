@@ -28,6 +28,8 @@ class Coding:
     codec:        exact (raw), planes or entropy, which are lossy
     bits:         planes: bits a value of keys and values, 1 to 8; one number for both; None: (4, 3). entropy: the mean
                   bits a value of the whole file, 0.05 to 4,096; None: 2
+    file_bytes:   entropy: the most bytes that the whole card may take, in place of bits; None: by bits. Too few for any card
+                  are InvalidArgumentError, which names the smallest card's size
     exact_tokens: first tokens that stay as they are; None: 4, of entropy at few bits kept at 8 bits instead
     newest_tokens: last tokens that get a bit more (planes) or half the steps (entropy)
     profile:      planes, entropy: model profile, made by `cachecard calibrate`: a path, bytes or an open Card. entropy's
@@ -49,6 +51,7 @@ class Coding:
 
     codec: str = "exact"
     bits: Union[None, int, float, Tuple[int, int]] = None
+    file_bytes: Optional[int] = None
     exact_tokens: Optional[int] = None
     newest_tokens: int = 0
     profile: Union[None, Path, Buffer, Card] = None
@@ -76,6 +79,8 @@ class Coding:
             made.flags |= 4
             made.exact_tokens = _count(self.exact_tokens, "exact_tokens")
         self._set_bits(made)
+        if self.file_bytes is not None:
+            made.file_bytes = self._checked_bytes(self.file_bytes)
         kept: List[NDArray[Any]] = []
         if self.token_bits is not None:
             kept.append(_bit_pairs(self.token_bits, token_count, "token_bits", least=0))
@@ -93,6 +98,15 @@ class Coding:
         with _open_profile(self.profile) as profile:
             made.profile = profile.handle
             yield made
+
+    def _checked_bytes(self, size: int) -> int:
+        if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or not 1 <= size < 2**63:
+            raise InvalidArgumentError(f"file_bytes is a number of bytes, 1 or more, not {size!r}")
+        if self.codec != "entropy":
+            raise InvalidArgumentError("file_bytes are for codec entropy")
+        if self.bits is not None:
+            raise InvalidArgumentError("file_bytes are in place of bits: give one of them")
+        return int(size)
 
     def _set_bits(self, made: WriteOptions) -> None:
         if self.codec == "entropy":

@@ -115,7 +115,7 @@ class WriteOptions(SizedStruct):
                 ("key_bits", c_uint32), ("value_bits", c_uint32), ("reserved2", c_uint32),
                 ("exact_tokens", c_uint64), ("token_bits", c_void_p), ("layer_bits", c_void_p),
                 ("newest_tokens", c_uint64), ("bits", c_double), ("profile", c_void_p), ("token_weights", c_void_p),
-                ("weight_count", c_uint64), ("queries", c_uint32), ("reserved3", c_uint32)]
+                ("weight_count", c_uint64), ("queries", c_uint32), ("reserved3", c_uint32), ("file_bytes", c_uint64)]
 
 
 class WriteReportStruct(SizedStruct):

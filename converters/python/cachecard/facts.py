@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 ROPE_STATES = ("none", "pre_rope", "post_rope")
 PAIRINGS = ("none", "interleaved", "half_split")
 RESTORABLE = ("any_prefix", "whole_only", "from_count")
-OPERATIONS = ("", "convert", "capture", "trim", "extend", "requantize")
+OPERATIONS = ("", "convert", "capture", "trim", "extend", "requantize", "calibrate")
 
 
 @dataclass(frozen=True)

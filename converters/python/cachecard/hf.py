@@ -62,8 +62,8 @@ def save(cache: Any, path: Path, *, model: Any, input_ids: Any, weights: Optiona
     text:      what the tokens were made from
     positions: position of each token; None: 0, 1, 2, ...
     attention: of record_attention(): which tokens the context's end looked at, for codec="entropy"; it is the token_weights
-    options:   those of Writer.write(): codec="entropy", bits=1.2, profile="model.profile", compressor, provenance, overwrite,
-               threads, ...
+    options:   those of Writer.write(): codec="entropy", bits=1.2 (or file_bytes=10_000_000), profile="model.profile", compressor,
+               provenance, overwrite, threads, ...
     Raises:    BatchSizeError, CacheShapeError, CacheLengthError, PrunedCacheError, QuantizedCacheError,
                UnsupportedCacheError, UnknownRopeError, DeviceError; ModelMismatchError (weights or profile of another
                model); GeometryMismatchError (of a profile); CardIOError. A file that exists is left as it was

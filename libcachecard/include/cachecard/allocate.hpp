@@ -56,8 +56,12 @@ double relative_step_square(double step);
 Result<std::vector<std::uint64_t>> find_sinks(const CacheSource& source, const ParallelFor& parallel = {});
 
 /// Keeps the first tokens exact, or at 8 bits where a card is so short, or its bits so few, that what exactness costs is better
-/// spent on all tokens (measured: the two are as good at 1.3 bits and 1,300 tokens). bits: a value, of the whole file
+/// spent on all tokens (measured: the two are as good at 1.3 bits and 1,300 tokens). bits: a value, of the whole file;
+/// where file_bytes are asked for, bits_within.
 void choose_sinks(std::uint64_t token_count, double bits, EntropyOptions& entropy);
+
+/// Bits that a file of so many bytes leaves for each f32, f16 or bf16 value, once what stays as it is has its bytes; 0: none.
+double bits_within(const CardHeader& header, std::uint64_t file_bytes);
 
 /// Below this, a uniform map is as good.
 inline constexpr double kLeastGain = 0.5;  ///< dB

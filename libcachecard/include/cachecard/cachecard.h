@@ -434,7 +434,8 @@ enum {
   CCD_OPERATION_CAPTURE = 2,
   CCD_OPERATION_TRIM = 3,
   CCD_OPERATION_EXTEND = 4,
-  CCD_OPERATION_REQUANTIZE = 5
+  CCD_OPERATION_REQUANTIZE = 5,
+  CCD_OPERATION_CALIBRATE = 6 /* a model profile was made */
 };
 
 /* One step of how the card came about. */
@@ -587,6 +588,8 @@ typedef struct ccd_write_options {
   uint64_t weight_count;      /* rows x tokens */
   uint32_t queries;     /* entropy: CCD_QUERIES_... */
   uint32_t reserved3;
+  uint64_t file_bytes;  /* entropy: the most that the whole card may take, in place of bits; at least 0.995 of it
+                         * is used where finer steps can use it. 0: by bits */
 } ccd_write_options;
 
 typedef struct ccd_write_report {
@@ -608,8 +611,9 @@ typedef struct ccd_output {
 /* Writes the card described so far, in one forward pass; may be called again. options and report may be NULL.
  *   _file  writes a temporary file beside path, renamed when all is there: on failure path is as it was.
  *   _to    hands the bytes to a callback; on failure it has had a part.
- * Values are read once (exact), twice (planes) or up to six times (entropy). A setting that the codec has no use
- * for is invalid_argument.
+ * Values are read once (exact), twice (planes) or up to six times (entropy; so often for each try with
+ * file_bytes, mostly two). A setting that the codec has no use for is invalid_argument; so are file_bytes below
+ * the smallest card, whose size the message names (field "file_bytes").
  * Errors: io; whatever a callback returns; bad_size, bad_enum, corrupt, limit_exceeded for a description that
  *   contradicts itself, naming the field; non_finite (planes, entropy); of a profile model_mismatch,
  *   geometry_mismatch, reads */

@@ -644,6 +644,7 @@ enum class ProvenanceOp : std::uint16_t {
   kTrim = 3,
   kExtend = 4,
   kRequantize = 5,
+  kCalibrate = 6,
 };
 
 /// summary section: this, then stages, then widths. A verifier recomputes it.

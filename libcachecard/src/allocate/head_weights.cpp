@@ -91,10 +91,19 @@ std::vector<std::int8_t> head_offsets(const CardHeader& header, const TokenWeigh
   for (std::size_t s = 0; s < header.streams.size(); ++s) {
     const StreamRecord& stream = header.streams[s];
     const std::size_t first = BitWidthMap::first_use(header, s);
-    for (std::size_t use = first; use < first + head_count(header, s); ++use) {
-      weight_offsets(
-          row_of(weights, rows[use]).subspan(stream.first_token, stream.token_count),
-          std::span(offsets).subspan(use * header.token_count + stream.first_token, stream.token_count));
+    const std::size_t heads = head_count(header, s);
+    const auto of_use = [&](std::size_t use) {
+      return std::span(offsets).subspan(use * header.token_count + stream.first_token, stream.token_count);
+    };
+    for (std::size_t use = first; use < first + heads; ++use) {
+      const bool as_keys = s > 0 && is_value(stream) && head_count(header, s - 1) == heads &&
+                           rows[use - heads] == rows[use] && header.streams[s - 1].first_token == stream.first_token &&
+                           header.streams[s - 1].token_count == stream.token_count;
+      if (as_keys) {
+        std::copy_n(of_use(use - heads).begin(), stream.token_count, of_use(use).begin());
+        continue;
+      }
+      weight_offsets(row_of(weights, rows[use]).subspan(stream.first_token, stream.token_count), of_use(use));
     }
   }
   return offsets;

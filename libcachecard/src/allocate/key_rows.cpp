@@ -27,7 +27,10 @@ bool is_weighed(const StreamRecord& stream) {
 }
 
 KeyRows::KeyRows(const CacheSource& source, std::size_t stream)
-    : source_(source), stream_(source.header().streams[stream]), index_(stream) {
+    : KeyRows(source, stream, {0, source.header().streams[stream].kv_head_count}) {}
+
+KeyRows::KeyRows(const CacheSource& source, std::size_t stream, HeadSpan heads)
+    : source_(source), stream_(source.header().streams[stream]), index_(stream), heads_(heads) {
   const RopeTable* table = source.rope_table();
   can_turn_ = table != nullptr && stream_.stream == static_cast<std::uint8_t>(StreamKind::kKey) &&
               stream_.part_count == 0 && stream_.rope_pairing == table->record.pairing &&
@@ -55,7 +58,7 @@ Status KeyRows::read(std::uint64_t first, std::uint64_t count, bool embedded, st
   rows_.resize(count * row_size);
   if (Status s = source_.read_rows(index_, first, count, rows_); !s) return s;
   kernel::PlanesShape shape;
-  shape.head_count = stream_.kv_head_count;
+  shape.head_count = heads_.count;
   shape.head_dim = stream_.head_dim;
   shape.group_widths = groups_;
   const bool post = stream_.rope_state == static_cast<std::uint8_t>(RopeState::kPostRope);
@@ -70,13 +73,14 @@ Status KeyRows::read(std::uint64_t first, std::uint64_t count, bool embedded, st
     if (post && !embedded) gain = static_cast<float>(1.0 / (table.magnitude * table.magnitude));
   }
   const std::size_t stride = identity_.size();
+  const std::size_t before = row_size / stream_.kv_head_count * heads_.first;
   for (std::uint64_t t = 0; t < count; ++t) {
     const float* unturned = !can_turn_ ? nullptr : (post && !embedded) ? turns->data() + t * stride : identity_.data();
-    const kernel::PlanesInput input{rows_.data() + t * row_size, dtype, nullptr, unturned, gain};
+    const kernel::PlanesInput input{rows_.data() + t * row_size + before, dtype, nullptr, unturned, gain};
     float* row = out.data() + t * width();
     kernel::planes_kernels().to_card_order(shape, input, row);
     if (!can_turn_ || post || !embedded) continue;
-    for (std::uint32_t h = 0; h < stream_.kv_head_count; ++h) turn(turns->data() + t * stride, stride / 2, row + h * stream_.head_dim);
+    for (std::uint32_t h = 0; h < heads_.count; ++h) turn(turns->data() + t * stride, stride / 2, row + h * stream_.head_dim);
   }
   return {};
 }

@@ -6,15 +6,21 @@
 
 namespace cachecard {
 
-/// A float stream's rows as f32 in card order, with rotary embedding on or off.
+struct HeadSpan {
+  std::uint32_t first = 0;
+  std::uint32_t count = 0;
+};
+
+/// A float stream's rows, or some heads of them, as f32 in card order, with rotary embedding on or off.
 class KeyRows {
  public:
   /// Errors: none; can_turn() says whether the source's table fits keys.
   KeyRows(const CacheSource& source, std::size_t stream);
+  KeyRows(const CacheSource& source, std::size_t stream, HeadSpan heads);
 
   /// Whether keys can be had with and without rotary embedding. Values have none.
   bool can_turn() const { return can_turn_; }
-  std::size_t width() const { return row_elements(stream_); }
+  std::size_t width() const { return std::size_t{heads_.count} * stream_.head_dim; }
   /// out[token][channel]; embedded: keys as attention sees them.   Errors: the source's
   Status read(std::uint64_t first, std::uint64_t count, bool embedded, std::span<float> out);
   /// Embeds the heads of a row of any number of heads, at a position.
@@ -26,6 +32,7 @@ class KeyRows {
   const CacheSource& source_;
   const StreamRecord& stream_;
   std::size_t index_;
+  HeadSpan heads_;
   bool can_turn_ = false;
   std::vector<std::uint32_t> groups_;
   std::vector<float> identity_;  ///< angles of position 0

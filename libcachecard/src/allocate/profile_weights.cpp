@@ -163,13 +163,14 @@ Status LayerWeigher::load_keys(std::uint32_t first_head, std::uint32_t heads, st
   const kernel::KeyBlocks shape{nullptr, dim, stream().token_count};
   const std::size_t head_floats = shape.block_count() * kernel::kKeyBlock * dim;
   blocks.assign(heads * head_floats, 0.0f);
-  std::vector<float> rows(kSpanTokens * keys_.width());
+  KeyRows keys(source_, layer_.key, {first_head, heads});
+  std::vector<float> rows(kSpanTokens * keys.width());
   for (std::uint64_t at = 0; at < stream().token_count; at += kSpanTokens) {
     const std::uint64_t count = std::min(kSpanTokens, stream().token_count - at);
-    if (Status s = keys_.read(stream().first_token + at, count, true, rows); !s) return s;
+    if (Status s = keys.read(stream().first_token + at, count, true, rows); !s) return s;
     for (std::uint32_t h = 0; h < heads; ++h) {
       for (std::uint64_t t = 0; t < count; ++t) {
-        const float* row = rows.data() + t * keys_.width() + (first_head + h) * dim;
+        const float* row = rows.data() + t * keys.width() + h * dim;
         const std::uint64_t token = at + t;
         float* out = blocks.data() + h * head_floats + token / kernel::kKeyBlock * dim * kernel::kKeyBlock + token % kernel::kKeyBlock;
         for (std::size_t c = 0; c < dim; ++c) out[c * kernel::kKeyBlock] = row[c];

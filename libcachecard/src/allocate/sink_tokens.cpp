@@ -98,4 +98,20 @@ void choose_sinks(std::uint64_t token_count, double bits, EntropyOptions& entrop
   entropy.fine_tokens = pays ? 0 : kSinks;
 }
 
+double bits_within(const CardHeader& header, std::uint64_t file_bytes) {
+  double values = 0.0;
+  double bytes = static_cast<double>(file_bytes);
+  for (const StreamRecord& stream : header.streams) {
+    const auto dtype = static_cast<DType>(stream.dtype);
+    if (stream.stream == static_cast<std::uint8_t>(StreamKind::kOpaque)) {
+      bytes -= static_cast<double>(stream.opaque_size);
+    } else if (dtype_info(dtype)->block_elements != 1) {
+      bytes -= static_cast<double>(stream.token_count * row_bytes(stream, dtype));
+    } else {
+      values += static_cast<double>(stream.token_count * row_elements(stream));
+    }
+  }
+  return values > 0.0 ? 8.0 * std::max(0.0, bytes) / values : 0.0;
+}
+
 }  // namespace cachecard

@@ -41,8 +41,9 @@ void weight_offsets(std::span<const float> weights, std::span<std::int8_t> out) 
     out[t] = 0;
     if (!says) continue;
     const double mixed = (1.0 - kMixed) * double{weights[t]} / mean + kMixed;
-    const auto above = std::upper_bound(kBorders.begin(), kBorders.end(), mixed);
-    out[t] = static_cast<std::int8_t>(kLeastOffset + (above - kBorders.begin()));
+    int passed = 0;
+    for (const double border : kBorders) passed += mixed >= border ? 1 : 0;  // no search: nothing to mispredict
+    out[t] = static_cast<std::int8_t>(kLeastOffset + passed);
   }
 }
 

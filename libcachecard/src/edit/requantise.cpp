@@ -1,5 +1,7 @@
 // Larger steps for an entropy card, from the card alone.
 #include <algorithm>
+#include <array>
+#include <cmath>
 
 #include "cachecard/edit.hpp"
 #include "edit/kept_sections.hpp"
@@ -17,7 +19,9 @@ constexpr float kMostGain = 0x1p6f;
 /// save anything, at twice most lie between two of them.
 constexpr int kCoarser = 3;
 constexpr double kMostCoarser = 6.0;  ///< times kCoarser: no token has an offset left by then
-constexpr int kHalvings = 9;
+constexpr int kMostTries = 8;
+constexpr double kMostUsed = 0.9985;   ///< of the budget, as tries aim at
+constexpr double kLeastUsed = 0.9955;  ///< what uses as much is kept
 
 /// Counts and forgets.
 class CountSink final : public ByteSink {
@@ -37,6 +41,111 @@ void lower(std::span<const std::int8_t> offsets, std::uint64_t token_count, doub
     out[i] = static_cast<std::int8_t>(std::max<int>(kLeastTokenOffset, offsets[i] - kCoarser * (whole + (more ? 1 : 0))));
   }
 }
+
+/// Mean bits of values that had `before` of them, if they were Gauss's, once tokens are coarser. Between whole numbers of `coarser`
+/// the share of tokens that are one coarser grows, and bits fall along a line.
+class GaussBits {
+ public:
+  GaussBits(double before, std::span<const std::int8_t> offsets) : before_(before) {
+    double sum = 0.0;
+    for (const std::int8_t offset : offsets) {
+      shares_[static_cast<std::size_t>(offset - kLeastTokenOffset)] += 1.0 / static_cast<double>(offsets.size());
+      sum += offset;
+    }
+    mean_ = offsets.empty() ? 0.0 : sum / static_cast<double>(offsets.size());
+  }
+
+  double operator()(double coarser) const {
+    const double whole = std::floor(coarser);
+    const double bits = at(static_cast<int>(whole));
+    return bits + (coarser - whole) * (at(static_cast<int>(whole) + 1) - bits);
+  }
+
+ private:
+  double at(int steps) const {
+    double sum = 0.0;
+    for (std::size_t i = 0; i < shares_.size(); ++i) {
+      const int offset = kLeastTokenOffset + static_cast<int>(i);
+      const int lowered = std::min(kCoarser * steps, offset - kLeastTokenOffset);
+      const double bits = std::max(0.05, before_ + (offset - mean_) / 2.0);
+      sum += shares_[i] * 0.5 * std::log2(1.0 + (std::exp2(2.0 * bits) - 1.0) * std::exp2(-lowered));
+    }
+    return sum;
+  }
+
+  double before_;
+  double mean_ = 0.0;
+  std::array<double, kMostTokenOffset - kLeastTokenOffset + 1> shares_{};
+};
+
+/// How much coarser a card must be to meet a budget, in few tries: what they take is a line over GaussBits.
+class CoarserSearch {
+ public:
+  /// bytes: of the card as it is
+  CoarserSearch(double values, std::uint64_t bytes, std::span<const std::int8_t> offsets, std::uint64_t budget)
+      : budget_(static_cast<double>(budget)),
+        bytes_a_bit_(values / 8.0),
+        bits_(std::min(32.0, 8.0 * static_cast<double>(bytes) / std::max(1.0, values)), offsets) {
+    points_.push_back({0.0, static_cast<double>(bytes)});
+  }
+
+  /// What to try next; none where the search is over.
+  std::optional<double> next() {
+    if (done_ || ++tries_ > kMostTries) return std::nullopt;
+    if (tries_ == kMostTries && !fits_) return kMostCoarser;
+    const bool between = fits_ && over_ && over_->coarser < fits_->coarser;
+    const Point& from = between ? *over_ : points_.back();
+    const Point& other = between ? *fits_ : points_[points_.size() - std::min<std::size_t>(2, points_.size())];
+    const double apart = bits_(other.coarser) - bits_(from.coarser);
+    const double slope = (other.bytes - from.bytes) / apart;
+    const double bytes_a_bit = apart != 0.0 && slope > 0.0 ? slope : bytes_a_bit_;
+    const double coarser = coarser_for(bits_(from.coarser) + (kMostUsed * budget_ - from.bytes) / bytes_a_bit);
+    if (between && !(coarser > over_->coarser && coarser < fits_->coarser)) return (over_->coarser + fits_->coarser) / 2.0;
+    return coarser;
+  }
+
+  void add(double coarser, std::uint64_t bytes) {
+    points_.push_back({coarser, static_cast<double>(bytes)});
+    const Point& point = points_.back();
+    if (point.bytes <= budget_) {
+      if (!fits_ || coarser < fits_->coarser) fits_ = point;
+      done_ = point.bytes >= kLeastUsed * budget_ || coarser == 0.0;
+    } else {
+      if (!over_ || coarser > over_->coarser) over_ = point;
+      done_ = coarser == kMostCoarser;
+    }
+  }
+
+  /// The finest that fits; none where nothing does, and then the last try was the coarsest.
+  std::optional<double> found() const { return fits_ ? std::optional(fits_->coarser) : std::nullopt; }
+  std::uint64_t least() const { return static_cast<std::uint64_t>(points_.back().bytes); }
+
+ private:
+  struct Point {
+    double coarser = 0.0;
+    double bytes = 0.0;
+  };
+
+  double coarser_for(double bits) const {
+    if (bits >= bits_(0.0)) return 0.0;
+    double low = 0.0;
+    double high = kMostCoarser;
+    for (int i = 0; i < 30; ++i) {
+      const double middle = (low + high) / 2.0;
+      (bits_(middle) > bits ? low : high) = middle;
+    }
+    return high;
+  }
+
+  double budget_;
+  double bytes_a_bit_;
+  GaussBits bits_;
+  std::vector<Point> points_;  ///< the card as it is, then what was tried
+  std::optional<Point> fits_;
+  std::optional<Point> over_;
+  bool done_ = false;
+  int tries_ = 0;
+};
 
 Error refused(std::string detail) { return {ErrorCode::kUnsupportedFeature, kNoOffset, "chunk.codec", std::move(detail)}; }
 
@@ -150,11 +259,7 @@ Status Coding::take_offsets() {
 }
 
 std::uint64_t bytes_of(const CardReader& card, double bits) {
-  double values = 0.0;
-  for (const StreamRecord& stream : card.header().streams) {
-    if (is_float_stream(stream)) values += static_cast<double>(stream.token_count) * static_cast<double>(row_elements(stream));
-  }
-  return static_cast<std::uint64_t>(std::max(1.0, bits * values / 8.0));
+  return static_cast<std::uint64_t>(std::max(1.0, bits * float_value_count(card.header()) / 8.0));
 }
 
 }  // namespace
@@ -178,33 +283,30 @@ Result<TrimReport> requantise(const CardReader& card, ByteSink& sink, const Requ
   const std::vector<std::int8_t> offsets = options.entropy->token_offsets;
   options.entropy->earlier->token_offsets = offsets;
   options.entropy->step = 1.0;
-  std::uint64_t least = 0;
-  const auto fits = [&](double coarser) -> Result<bool> {
+  const auto bytes_at = [&](double coarser) -> Result<std::uint64_t> {
     CountSink count;
     lower(offsets, card.header().token_count, coarser, options.entropy->token_offsets);
     auto made = write_card(**source, count, options);
     if (!made) return made.error();
-    least = made->file_size;
-    return made->file_size <= budget;
+    return made->file_size;
   };
-  double most = kMostCoarser;
-  auto fit = fits(most);
-  if (!fit) return fit.error();
-  if (!*fit) {
+  std::uint64_t encodes = 0;
+  CoarserSearch search(float_value_count(card.header()), card.trailer().file_size, offsets, budget);
+  while (const auto next = search.next()) {
+    auto bytes = bytes_at(*next);
+    if (!bytes) return bytes.error();
+    search.add(*next, *bytes);
+    ++encodes;
+  }
+  if (!search.found()) {
     return Error{ErrorCode::kInvalidArgument, kNoOffset, "file_bytes",
-                 "found " + std::to_string(budget) + ", the smallest card takes " + std::to_string(least)};
+                 "found " + std::to_string(budget) + ", the smallest card takes " + std::to_string(search.least())};
   }
-  double too_fine = 0.0;
-  for (int i = 0; i < kHalvings; ++i) {
-    const double middle = (most + too_fine) / 2.0;
-    fit = fits(middle);
-    if (!fit) return fit.error();
-    (*fit ? most : too_fine) = middle;
-  }
-  lower(offsets, card.header().token_count, most, options.entropy->token_offsets);
+  lower(offsets, card.header().token_count, *search.found(), options.entropy->token_offsets);
   auto written = write_card(**source, sink, options);
   if (!written) return written.error();
   TrimReport report;
+  report.encodes = encodes + 1;
   report.written = *std::move(written);
   for (const FrameHeader& frame : card.frames()) {
     const auto type = static_cast<SectionType>(frame.section_type);

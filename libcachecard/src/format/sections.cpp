@@ -273,9 +273,9 @@ namespace {
 Result<ProvenanceEntry> parse_step(std::span<const std::byte> bytes, std::string_view text) {
   const auto step = load<ProvenanceStep>(bytes);
   if (Status s = check_reserved(step, kNoOffset); !s) return s.error();
-  if (step.operation < 1 || step.operation > static_cast<std::uint16_t>(ProvenanceOp::kRequantize)) {
+  if (step.operation < 1 || step.operation > static_cast<std::uint16_t>(ProvenanceOp::kCalibrate)) {
     return field_error(ErrorCode::kBadEnum, kNoOffset, &ProvenanceStep::operation,
-                       found_allowed(step.operation, "1 to 5"));
+                       found_allowed(step.operation, "1 to 6"));
   }
   if (step.text_offset > text.size()) {
     return field_error(ErrorCode::kBadOffset, kNoOffset, &ProvenanceStep::text_offset,

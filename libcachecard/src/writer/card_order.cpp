@@ -35,6 +35,14 @@ bool is_value_stream(const StreamRecord& stream) {
   return stream.stream == static_cast<std::uint8_t>(StreamKind::kValue);
 }
 
+double float_value_count(const CardHeader& header) {
+  double values = 0.0;
+  for (const StreamRecord& stream : header.streams) {
+    if (is_float_stream(stream)) values += static_cast<double>(stream.token_count) * static_cast<double>(row_elements(stream));
+  }
+  return values;
+}
+
 Parameters card_order_parameters(const CacheSource& source, const CardHeader& header, const StreamRecord& stream,
                                  Codec codec, std::uint64_t rope_table_digest, std::uint64_t positions_digest) {
   Parameters parameters;

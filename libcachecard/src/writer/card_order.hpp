@@ -7,6 +7,7 @@ namespace cachecard {
 
 bool is_float_stream(const StreamRecord& stream);  ///< f32, f16 or bf16
 bool is_value_stream(const StreamRecord& stream);
+double float_value_count(const CardHeader& header);  ///< of all f32, f16 and bf16 streams
 
 /// Parameters that say a stream's card order: RoPE removed where the source's table can undo it, parts in card order.
 /// Digests are those of the card's sections; rope_table_digest is 0 where there is none.

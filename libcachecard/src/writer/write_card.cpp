@@ -48,14 +48,6 @@ Result<WriteReport> write_once(const CacheSource& source, ByteSink& sink, const 
 
 Error budget_error(std::string detail) { return {ErrorCode::kInvalidArgument, kNoOffset, "file_bytes", std::move(detail)}; }
 
-double value_count(const CardHeader& header) {
-  double values = 0.0;
-  for (const StreamRecord& stream : header.streams) {
-    if (is_float_stream(stream)) values += static_cast<double>(stream.token_count) * static_cast<double>(row_elements(stream));
-  }
-  return values;
-}
-
 /// The card with the coarsest steps, where that is all that the budget lets be had.
 Status take_coarsest(const CacheSource& source, CardOptions& options) {
   CountSink count;
@@ -69,7 +61,7 @@ Status take_coarsest(const CacheSource& source, CardOptions& options) {
 /// Sets entropy.bits so that the file takes about options.file_bytes and no more. What comes out is counted: along the slope of a
 /// byte for eight bits first, between what fits and what does not once there is both.
 Status find_bits(const CacheSource& source, CardOptions& options) {
-  const double values = value_count(source.header());
+  const double values = float_value_count(source.header());
   if (values == 0.0) return budget_error("allowed where there are f32, f16 or bf16 values to code");
   const auto bytes = static_cast<double>(options.file_bytes);
   CountSink count;

@@ -1,5 +1,7 @@
 """The lossy codecs' settings: what they do to a card, and which are refused."""
 
+import re
+
 import cachecard
 import numpy as np
 import package_test
@@ -37,6 +39,20 @@ class Codecs(package_test.PackageTest):
         with cachecard.open(self.path) as card:
             kept = card.read(0, "key")
         self.assertLess(np.linalg.norm(kept - values[0, "key"]) / np.linalg.norm(values[0, "key"]), 0.055)  # four exact tokens of 600 take a tenth of a bit of the others
+
+    def test_entropy_stays_within_its_bytes(self):
+        values = self.small(600)
+        for most in (60_000, np.int64(100_000)):
+            report = cachecard.write(self.path, values, codec="entropy", file_bytes=most)
+            self.assertEqual(report.file_size, self.path.stat().st_size)
+            self.assertLessEqual(report.file_size, most)
+            self.assertGreater(report.file_size, 0.995 * most)
+        before = self.path.read_bytes()
+        with self.raises(errors.InvalidArgumentError, "the smallest card takes ") as caught:
+            cachecard.write(self.path, values, codec="entropy", file_bytes=500)
+        self.assertEqual((caught.error.field, self.path.read_bytes()), ("file_bytes", before))
+        least = int(re.search(r"smallest card takes (\d+)", str(caught.error))[1])
+        self.assertLessEqual(cachecard.write(self.path, values, codec="entropy", file_bytes=least).file_size, least)
 
     def test_equal_input_gives_equal_bytes(self):
         values, options = self.like_smollm2()
@@ -105,6 +121,11 @@ class Codecs(package_test.PackageTest):
                  ({"codec": "entropy", "bits": (4, 3)}, "one number"),
                  ({"codec": "entropy", "bits": 0.01}, "0.05 to 4096"),
                  ({"codec": "entropy", "bits": float("nan")}, "0.05 to 4096"),
+                 ({"codec": "entropy", "bits": 2, "file_bytes": 90_000}, "give one of them"),
+                 ({"codec": "entropy", "file_bytes": 0}, "1 or more"),
+                 ({"codec": "entropy", "file_bytes": 1.5e6}, "number of bytes"),
+                 ({"codec": "planes", "file_bytes": 90_000}, "for codec entropy"),
+                 ({"file_bytes": 90_000}, "for codec entropy"),
                  ({"codec": "planes", "bits": 1.2}, "1 to 8"),
                  ({"bits": 4}, "planes or entropy"),
                  ({"codec": "entropy", "queries": "mine"}, "newest, centroids"),
