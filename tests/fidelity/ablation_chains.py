@@ -120,7 +120,7 @@ def _fan_out(case, job):
     table, bits = f"{job.table}, fan-out", job.facts["bits"]
     roles = [one.name for one in case.receivers]
     yield from case.yardsticks(table, roles)
-    for queries in ("none", "newest"):
+    for queries in ("none", "newest", "both"):
         yield case.measured(table, queries, case.card(at(bits, f"--queries {queries}")), "one card for all", ways=roles)
     for source in ("sender", "probes"):
         yield case.measured(table, source, case.card(at(bits), case.weights(source)), "one card for all", ways=roles)
@@ -147,7 +147,7 @@ def _chain(case, job):
     table, bits = f"{job.table}, chain", job.facts["bits"]
     roles = [one.name for one in case.receivers]
     feeds, references = _exact_chain(case)
-    policies = (("newest", None), ("sender", ["sender"]), ("next role's probe", [f"probe:{roles[0]}"]),
+    policies = (("both", None), ("sender", ["sender"]), ("next role's probe", [f"probe:{roles[0]}"]),
                 ("all roles' probes", ["probes"]), ("sender + probes", ["sender", "probes"]),
                 ("last role's probe", [f"probe:{roles[-1]}"]))
     for name, sources in policies:

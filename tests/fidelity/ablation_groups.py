@@ -32,8 +32,8 @@ def at(bits, rest=""):
 def weights_rows(case, job):
     """Whose look at the tokens counts, all else alike."""
     yield from case.yardsticks(job.table)
-    for queries in ("none", "recency", "centroids", "newest"):
-        yield case.measured(job.table, queries, case.card(at(RATE, f"--queries {queries}")), {"newest": "estimated by the profile"}.get(queries, ""))
+    for queries in ("none", "recency", "centroids", "newest", "both"):
+        yield case.measured(job.table, queries, case.card(at(RATE, f"--queries {queries}")), {"newest": "estimated by the profile", "both": "newest and centroids, the default"}.get(queries, ""))
     for source in ("random", "shuffled", "sender", "probes", "oracle"):
         yield case.measured(job.table, source, case.card(at(RATE), case.weights(source)), NOTES.get(source, ""))
     together = np.sqrt(np.square(relative(case.weights("sender"))) + np.square(relative(case.weights("probes"))))
@@ -79,7 +79,7 @@ def pieces_rows(case, job):
     for count in range(len(PIECES) + 1):
         name = "entropy, uniform" if count == 0 else f"+ {PIECES[count - 1]}"
         yield case.measured(job.table, name, case.card(at(bits, f"--queries none {without(PIECES[count:])}")))
-    yield case.measured(job.table, "+ token weights", case.card(at(bits)), "all: estimated newest queries")
+    yield case.measured(job.table, "+ token weights", case.card(at(bits)), "all: newest and centroids")
     for part in (*PIECES, SCALES):
         yield case.measured(job.table, f"all but {part}", case.card(at(bits, without([part]))))
     yield case.measured(job.table, "all but gains", case.card(at(bits, without(["head-gains", "channel-gains"]))), "no profile but for the weights")
@@ -91,7 +91,7 @@ def rates_rows(case, job):
     """Four sources at five rates, and planes where they have one."""
     yield from case.yardsticks(job.table)
     for bits in job.facts["rates"]:
-        for name, options in (("bare", f"--queries none {without(PIECES)}"), ("none", "--queries none"), ("newest", "")):
+        for name, options in (("bare", f"--queries none {without(PIECES)}"), ("none", "--queries none"), ("both", "")):
             yield case.measured(job.table, f"{name} {bits}", case.card(at(bits, options)), bits=bits)
         for source in ("sender", "oracle"):
             yield case.measured(job.table, f"{source} {bits}", case.card(at(bits), case.weights(source)), bits=bits)
@@ -104,7 +104,7 @@ def contexts_rows(case, job):
     """Rates around q4_0's KL, for the bits that meet it."""
     yield from case.yardsticks(job.table)
     for bits in job.facts["rates"]:
-        yield case.measured(job.table, f"newest {bits}", case.card(at(bits)), bits=bits)
+        yield case.measured(job.table, f"both {bits}", case.card(at(bits)), bits=bits)
         yield case.measured(job.table, f"sender {bits}", case.card(at(bits), case.weights("sender")), bits=bits)
     for bits in job.facts["none_rates"]:
         yield case.measured(job.table, f"none {bits}", case.card(at(bits, "--queries none")), bits=bits)
@@ -114,14 +114,14 @@ def texts_rows(case, job):
     """The same rows on texts of other kinds."""
     yield from case.yardsticks(job.table)
     for bits in job.facts["rates"]:
-        yield case.measured(job.table, f"newest {bits}", case.card(at(bits)), bits=bits)
+        yield case.measured(job.table, f"both {bits}", case.card(at(bits)), bits=bits)
         yield case.measured(job.table, f"no references {bits}", case.card(at(bits, without(["references"]))), bits=bits)
         yield case.measured(job.table, f"none {bits}", case.card(at(bits, "--queries none")), bits=bits)
 
 
 def breakdown_rows(case, job):
     """Where the file's bits are. Nothing is scored."""
-    rows = [(f"newest {bits}", lambda bits=bits: case.card(at(bits))) for bits in job.facts["rates"]]
+    rows = [(f"both {bits}", lambda bits=bits: case.card(at(bits))) for bits in job.facts["rates"]]
     rows += [("none 1.15", lambda: case.card(at(RATE, "--queries none"))),
              ("one map 1.15", lambda: case.card(at(RATE), token_weights(case.weights("sender")).astype(np.float32))),
              ("planes 4,3", lambda: case.row(Row("planes", "planes", "--bits 4,3"))),

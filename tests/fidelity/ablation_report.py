@@ -7,7 +7,7 @@ from kl_metrics import bootstrap_ratio, log_kl, yardstick
 YARDSTICK, FLOOR = "q4_0", "floor"
 # Rows whose KL is also given over another's, with its interval: (row, over); of each table whose name begins so.
 PAIRS = {
-    "weights": [("sender", "shuffled"), ("sender", "none"), ("sender", "random"), ("sender", "newest"), ("newest", "none"),
+    "weights": [("sender", "shuffled"), ("sender", "none"), ("sender", "random"), ("sender", "newest"), ("newest", "none"), ("both", "newest"), ("sender", "both"),
                 ("probes", "newest"), ("sender + probes", "sender"), ("sender, one map", "sender"), ("oracle", "sender"),
                 ("QKVShare, one map", "sender, one map"), ("QKVShare, one map", "none")],
     "widths": [("planes {2,4,8,16}, QKVShare", "planes, uniform"), ("planes {2,4,8,16}, sender", "planes, uniform"),
@@ -20,8 +20,8 @@ PAIRS = {
                ("all but head-gains", "+ token weights"), ("all but channel-gains", "+ token weights"),
                ("all but references", "+ token weights"), ("all but scales", "+ token weights"), ("all but gains", "+ token weights")],
     "roles": [("own probe", "another's probe"), ("own probe", "probes"), ("own probe + sender", "sender"), ("sender + probes", "sender"),
-              ("own oracle", "another's oracle"), ("all roles' probes", "next role's probe"), ("sender + probes", "newest"),
-              ("all roles' probes", "newest")],
+              ("own oracle", "another's oracle"), ("all roles' probes", "next role's probe"), ("sender + probes", "both"),
+              ("all roles' probes", "both")],
 }
 HOP_ROWS = ("copied", "copied, exact readers", "coded anew")
 
@@ -75,7 +75,7 @@ def _ratio(row, base, kls, seed):
 
 def _pairs(table, kls, seed):
     pairs = [pair for start, of in PAIRS.items() if table.startswith(start) for pair in of]
-    pairs += [(row, row.replace("no references", "newest")) for row in kls if row.startswith("no references")]
+    pairs += [(row, row.replace("no references", "both")) for row in kls if row.startswith("no references")]
     pairs += [(row, row.replace(kind, "one encode")) for row in kls for kind in HOP_ROWS if row.startswith(f"{kind}, hop")]
     return [{"row": row, "over": base, **ratio} for row, base in pairs if (ratio := _ratio(row, base, kls, seed))]
 

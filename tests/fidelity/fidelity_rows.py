@@ -57,14 +57,14 @@ ROWS = (
     Row("planes K3 V3 flat", "planes", "--bits 3,3"),
     Row("planes K3 V2 flat", "planes", "--bits 3,2"),
     Row("planes K2 V2 flat", "planes", "--bits 2,2"),
-    # Token weights from the newest tokens' queries, as estimated by the profile's map: what a slot without attention gets.
+    # Token weights from the newest tokens' queries, as estimated by the profile's map, and from its centroids: what a slot without attention gets.
     Row("entropy 3.0", "entropy", "--bits 3.0", shared=True),
     Row("entropy 2.05", "entropy", "--bits 2.05", short=True, shared=True),
     Row("entropy 1.5", "entropy", "--bits 1.5", short=True, shared=True),
     Row("entropy 1.0", "entropy", "--bits 1.0", short=True, shared=True),
     Row("entropy 0.85", "entropy", "--bits 0.85", shared=True),
     # Whose look at the tokens counts.
-    Row("entropy 1.15 newest", "entropy", "--bits 1.15", shared=True),
+    Row("entropy 1.15", "entropy", "--bits 1.15", shared=True),
     Row("entropy 1.15 sender", "entropy", "--bits 1.15", shared=True, weights="sender"),
     Row("entropy 1.15 centroids", "entropy", "--bits 1.15 --queries centroids", shared=True),
     Row("entropy 1.15 recency", "entropy", "--bits 1.15 --queries recency", shared=True),

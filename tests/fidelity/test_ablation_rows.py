@@ -31,7 +31,7 @@ class Rows(unittest.TestCase):
         rows = self.rows("weights")
         self.assertLess(rows["oracle"]["kl"], rows["shuffled"]["kl"])
         self.assertLess(rows["sender"]["kl"], rows["random"]["kl"])
-        for name in ("none", "newest", "sender", "oracle", "probes"):
+        for name in ("none", "newest", "both", "sender", "oracle", "probes"):
             self.assertAlmostEqual(rows[name]["bits_per_value"], 1.15, delta=0.02)
 
     def test_widths_at_equal_bytes(self):
