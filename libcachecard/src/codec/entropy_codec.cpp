@@ -102,22 +102,70 @@ EntropyStream::EntropyStream(const StreamRecord& stream, const Parameters& param
   }
 }
 
-kernel::StripToken strip_token(TokenKind kind, std::int32_t exponent, std::int32_t scale, std::uint16_t reference) {
-  kernel::StripToken token;
-  if (kind != TokenKind::kCoded) return token;
-  token.coded = 1;
-  token.multiplier = kernel::kMultipliers[static_cast<std::size_t>(16 * (exponent + 8) + scale + 8)];
-  token.shift = static_cast<std::int8_t>(std::clamp(-exponent + ((scale + 1) >> 1), -8, 7));
+namespace {
+
+/// Multiplier and shift by 16 x (exponent + 8) + scale + 8.
+constexpr auto kTokenSteps = [] {
+  std::array<kernel::StripToken, 256> steps{};
+  for (std::int32_t i = 0; i < 256; ++i) {
+    kernel::StripToken& token = steps[static_cast<std::size_t>(i)];
+    token.coded = 1;
+    token.multiplier = kernel::kMultipliers[static_cast<std::size_t>(i)];
+    token.shift = static_cast<std::int8_t>(std::clamp(8 - i / 16 + ((i % 16 - 7) >> 1), -8, 7));
+  }
+  return steps;
+}();
+
+kernel::StripToken coded_token(std::int32_t exponent, std::int32_t scale, std::uint16_t reference) {
+  kernel::StripToken token = kTokenSteps[static_cast<std::size_t>(16 * (exponent + 8) + scale + 8)];
   token.distance = static_cast<std::uint16_t>(reference & kMostDistance);
-  token.reference = token.distance == 0 ? 0 : (reference & kSecondClass) != 0 ? 2 : 1;
+  const std::uint8_t reference_class = (reference & kSecondClass) != 0 ? 2 : 1;
+  token.reference = token.distance == 0 ? std::uint8_t{0} : reference_class;
   return token;
 }
+
+}  // namespace
+
+kernel::StripToken strip_token(TokenKind kind, std::int32_t exponent, std::int32_t scale, std::uint16_t reference) {
+  return kind == TokenKind::kCoded ? coded_token(exponent, scale, reference) : kernel::StripToken{};
+}
+
+namespace {
+
+constexpr std::size_t kStripsAtOnce = 2;
+
+/// For the parts of so many strips, each at a multiple of 64 and with padding behind.
+std::size_t strip_memory(const FrameHeader& frame) {
+  return align64(frame.stored_size) + kStripsAtOnce * align64(4 * kStripWidth + 2 * kernel::kWordPadding + 64);
+}
+
+/// Copies a strip's parts, so that they are aligned and readable behind their end.
+kernel::Strip copy_strip(const StripBytes& bytes, std::byte* memory, std::size_t& size) {
+  std::size_t at = 0;
+  const auto copy = [&](std::span<const std::byte> part) {
+    std::byte* to = memory + at;
+    if (!part.empty()) std::memcpy(to, part.data(), part.size());
+    at += part.size();
+    return to;
+  };
+  kernel::Strip strip;
+  strip.states = reinterpret_cast<const std::uint32_t*>(copy(bytes.states));
+  const auto* keys = reinterpret_cast<const std::uint32_t*>(copy(bytes.escape_keys));
+  strip.escape_keys = {keys, bytes.record.escape_count};
+  strip.escapes = reinterpret_cast<const std::int16_t*>(copy(bytes.escapes));
+  strip.words = reinterpret_cast<const std::uint16_t*>(copy(bytes.words));
+  strip.word_count = bytes.record.word_count;
+  std::memset(memory + at, 0, 2 * kernel::kWordPadding);
+  size = align64(at + 2 * kernel::kWordPadding);
+  return strip;
+}
+
+}  // namespace
 
 std::size_t entropy_decode_scratch(const StreamRecord& stream, const FrameHeader& frame) {
   const std::size_t tokens = frame.token_count;
   const std::size_t steps = align64(stream.kv_head_count * most_groups(stream) * tokens * sizeof(kernel::StripToken));
-  const std::size_t words = 4 * 64 + frame.stored_size + 2 * kernel::kWordPadding;  // one strip at a time
-  return align64(tokens * most_strips(stream) * kRowBytes) + steps + align64(words) + 64;
+  return align64(tokens * most_strips(stream) * kRowBytes) + steps + strip_memory(frame) + 64;
 }
 
 Result<EntropyChunk> EntropyChunk::open(const EntropyStream& stream, const EntropyTokens& tokens, const EntropyHead& head,
@@ -140,45 +188,39 @@ Result<EntropyChunk> EntropyChunk::open(const EntropyStream& stream, const Entro
   }
   for (std::size_t u = 0; u < units; ++u) {
     const auto exponents = tokens.of_head(u / stream.group_widths().size());
+    const std::int8_t* scale = scales.empty() ? nullptr : scales.data() + u * tokens.coded_count;
+    kernel::StripToken* steps = chunk.steps_.data() + u * tokens.count();
     for (std::size_t t = 0; t < tokens.count(); ++t) {
-      const bool coded = tokens.kind[t] == TokenKind::kCoded;
-      const std::int32_t scale = scales.empty() || !coded ? 0 : scales[u * tokens.coded_count + tokens.place[t]];
-      chunk.steps_[u * tokens.count() + t] =
-          strip_token(tokens.kind[t], exponents[t], scale, references.empty() ? std::uint16_t{0} : references[t]);
+      steps[t] = {};
+      if (tokens.kind[t] != TokenKind::kCoded) continue;
+      const std::uint16_t reference = references.empty() ? std::uint16_t{0} : references[t];
+      steps[t] = coded_token(exponents[t], scale == nullptr ? 0 : scale[tokens.place[t]], reference);
     }
   }
-  // What a strip's parts are copied to, so that they are aligned and readable behind their end.
-  const std::size_t strip_bytes = 4 * 64 + frame.stored_size + 2 * kernel::kWordPadding;
-  const auto memory = pieces.take<std::byte>(strip_bytes);
-  for (std::size_t s = 0; s < head.strips.size(); ++s) {
-    const EntropyStream::StripPlace& place = stream.strips()[s];
-    const StripBytes& bytes = head.strips[s];
+  const auto memory = pieces.take<std::byte>(strip_memory(frame));
+  for (std::size_t first = 0; first < head.strips.size(); first += kStripsAtOnce) {
+    std::array<kernel::StripTask, kStripsAtOnce> tasks;
+    const std::size_t count = std::min(kStripsAtOnce, head.strips.size() - first);
     std::size_t at = 0;
-    const auto copy = [&](std::span<const std::byte> part) {
-      std::byte* to = memory.data() + at;
-      if (!part.empty()) std::memcpy(to, part.data(), part.size());
-      at += part.size();
-      return to;
-    };
-    kernel::Strip strip;
-    strip.channels = place.channels;
-    strip.lanes = stream.lanes().data() + place.first;
-    strip.states = reinterpret_cast<const std::uint32_t*>(copy(bytes.states));
-    const auto* keys = reinterpret_cast<const std::uint32_t*>(copy(bytes.escape_keys));
-    strip.escape_keys = {keys, bytes.record.escape_count};
-    if (std::adjacent_find(keys, keys + bytes.record.escape_count, std::greater_equal<>()) !=
-        keys + bytes.record.escape_count) {
-      return corrupt("strip " + std::to_string(s) + ": the keys of its escapes do not ascend");
+    for (std::size_t i = 0; i < count; ++i) {
+      const EntropyStream::StripPlace& place = stream.strips()[first + i];
+      kernel::StripTask& task = tasks[i];
+      std::size_t size = 0;
+      task.strip = copy_strip(head.strips[first + i], memory.data() + at, size);
+      at += size;
+      task.strip.channels = place.channels;
+      task.strip.lanes = stream.lanes().data() + place.first;
+      task.tokens = chunk.steps_.subspan(place.unit * tokens.count(), tokens.count());
+      task.rows = chunk.rows_.data() + (first + i) * tokens.count() * kStripWidth;
+      const auto keys = task.strip.escape_keys;
+      if (std::adjacent_find(keys.begin(), keys.end(), std::greater_equal<>()) != keys.end()) {
+        return corrupt("strip " + std::to_string(first + i) + ": the keys of its escapes do not ascend");
+      }
     }
-    strip.escapes = reinterpret_cast<const std::int16_t*>(copy(bytes.escapes));
-    strip.words = reinterpret_cast<const std::uint16_t*>(copy(bytes.words));
-    std::memset(memory.data() + at, 0, 2 * kernel::kWordPadding);
-    strip.word_count = bytes.record.word_count;
-    const auto outcome = kernel::entropy_kernels().decode_strip(
-        strip, chunk.steps_.subspan(place.unit * tokens.count(), tokens.count()),
-        chunk.rows_.data() + s * tokens.count() * kStripWidth);
-    if (outcome != kernel::StripOutcome::kWhole) {
-      return corrupt("strip " + std::to_string(s) + ": " + std::string(kernel::name_of(outcome)));
+    kernel::entropy_kernels().decode_strips(std::span(tasks).first(count));
+    for (std::size_t i = 0; i < count; ++i) {
+      if (tasks[i].outcome == kernel::StripOutcome::kWhole) continue;
+      return corrupt("strip " + std::to_string(first + i) + ": " + std::string(kernel::name_of(tasks[i].outcome)));
     }
   }
   return chunk;

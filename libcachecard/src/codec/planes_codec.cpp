@@ -17,11 +17,10 @@ namespace {
 constexpr std::int32_t kReach = 254;  ///< sixteenths of an octave below a chunk's top
 
 /// kernel::planes_step(kernel::planes_range(k), width, n) by exponents: ranges are normal numbers, and so are their parts.
-/// unit: counted on from the first of the row at `place`.
 float step_of(const PlanesHead& head, std::size_t place, std::size_t unit, std::uint32_t width, float rotation_scale) {
   const auto scale = static_cast<std::int32_t>(head.scale[place * head.unit_count + unit]);
   if (scale == 0) return 0.0f;
-  const std::int32_t k = head.top[unit % head.unit_count] + scale - 255;
+  const std::int32_t k = head.top[unit] + scale - 255;
   const auto mantissa = std::bit_cast<std::int32_t>(kernel::kSixteenthOctaves[static_cast<std::size_t>(k & 15)]);
   return std::bit_cast<float>(mantissa + (((k >> 4) - static_cast<std::int32_t>(width)) << 23)) * rotation_scale;
 }
@@ -98,8 +97,10 @@ void PlanesChunk::decode(std::size_t first, std::size_t count, const kernel::Row
       for (std::uint32_t p = 0; p < row.width; ++p) {
         row.planes[p] = payload.data() + head.plane_offset[p] + place * row_bytes;
       }
-      for (std::size_t i = 0; i < run * head.unit_count; ++i) {
-        steps[i] = step_of(head, place, i, row.width, stream.rotation_scale());
+      for (std::size_t i = 0; i < run; ++i) {
+        for (std::size_t u = 0; u < head.unit_count; ++u) {
+          steps[i * head.unit_count + u] = step_of(head, place + i, u, row.width, stream.rotation_scale());
+        }
       }
       row.steps = steps;
       row.mean = stream.mean();

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 
 #include "kernel/entropy_frequencies.hpp"
 
@@ -61,6 +62,10 @@ class BitReader {
   /// The next kLongest bits; zeros behind the end.
   std::uint32_t peek() const {
     std::uint32_t window = 0;
+    if (place_ / 8 + sizeof(window) <= bytes_.size()) {
+      std::memcpy(&window, bytes_.data() + place_ / 8, sizeof(window));
+      return window >> (place_ % 8) & ((1u << kLongest) - 1);
+    }
     for (std::size_t i = 0; i < 3; ++i) {
       const std::size_t at = place_ / 8 + i;
       if (at < bytes_.size()) window |= static_cast<std::uint32_t>(bytes_[at]) << (8 * i);
@@ -105,8 +110,9 @@ bool decode_scales(std::span<const std::byte> bytes, std::size_t unit_count, std
                    std::vector<std::int8_t>& out) {
   out.clear();
   if (coded_count > 0 && bytes.size() < (unit_count * (coded_count + kFirstBits - 1) + 7) / 8) return false;
-  out.reserve(unit_count * coded_count);
+  out.resize(unit_count * coded_count);
   BitReader in(bytes);
+  std::int8_t* next = out.data();
   for (std::size_t u = 0; u < unit_count; ++u) {
     std::int32_t scale = 0;
     for (std::size_t t = 0; t < coded_count; ++t) {
@@ -119,7 +125,7 @@ bool decode_scales(std::span<const std::byte> bytes, std::size_t unit_count, std
         if (entry.length == 0 || scale < kLeastScale || scale > kMostScale) return false;
         in.skip(entry.length);
       }
-      out.push_back(static_cast<std::int8_t>(scale));
+      *next++ = static_cast<std::int8_t>(scale);
     }
   }
   return in.ended();

@@ -32,6 +32,20 @@ std::optional<TokenKind> kind_of(std::int8_t offset) {
   return TokenKind::kCoded;
 }
 
+/// Kinds and exponents of a head's offsets. False where an offset is none, or a kind is not that of head 0.
+bool read_offsets(std::span<const std::int8_t> row, bool is_first, TokenKind* kinds, std::int8_t* exponents) {
+  std::uint8_t wrong = 0;
+  for (std::size_t t = 0; t < row.size(); ++t) {
+    const bool coded = row[t] >= kLeastTokenOffset && row[t] <= kMostTokenOffset;
+    const auto kind = row[t] == kOffsetExact  ? TokenKind::kExact
+                      : row[t] == kOffsetFine ? TokenKind::kFine
+                                              : TokenKind::kCoded;
+    if (is_first) kinds[t] = kind;
+    wrong |= static_cast<std::uint8_t>((kind == TokenKind::kCoded) != coded || kind != kinds[t]);
+    exponents[t] = coded ? static_cast<std::int8_t>(-row[t]) : std::int8_t{0};
+  }
+  return wrong == 0;
+}
 
 }  // namespace
 
@@ -43,23 +57,24 @@ Result<EntropyTokens> entropy_tokens(const CardHeader& header, const BitWidthMap
   }
   const std::uint64_t first = frame.first_token - header.segments[frame.segment].first_token;
   EntropyTokens tokens;
-  tokens.exponents.reserve(frame.token_count * header.streams[index].kv_head_count);
+  tokens.exponents.resize(frame.token_count * header.streams[index].kv_head_count);
+  tokens.kind.resize(frame.token_count);
   for (std::uint32_t head = 0; head < header.streams[index].kv_head_count; ++head) {
     const auto row = map.row(map.row_of[first_use + head]).subspan(first, frame.token_count);
     const auto where = [&](std::size_t t) {
       return "head " + std::to_string(head) + ", token " + std::to_string(frame.first_token + t);
     };
+    if (read_offsets(row, head == 0, tokens.kind.data(), tokens.exponents.data() + head * row.size())) continue;
     for (std::size_t t = 0; t < row.size(); ++t) {
       const auto kind = kind_of(row[t]);
       if (!kind) {
         return map_error(frame, where(t) + ": found offset " + std::to_string(row[t]) +
                                     " half bits, allowed -7 to 8, 126 (fine) or 127 (exact)");
       }
-      if (head == 0) tokens.kind.push_back(*kind);
       if (*kind != tokens.kind[t]) return map_error(frame, where(t) + ": exact or fine, and not so in head 0");
-      tokens.exponents.push_back(*kind == TokenKind::kCoded ? static_cast<std::int8_t>(-row[t]) : std::int8_t{0});
     }
   }
+  tokens.place.reserve(frame.token_count);
   for (const TokenKind kind : tokens.kind) {
     tokens.place.push_back(kind == TokenKind::kCoded   ? tokens.coded_count++
                            : kind == TokenKind::kExact ? tokens.exact_count++

@@ -115,6 +115,14 @@ struct Strip {
 enum class StripOutcome : std::uint8_t { kWhole, kWordsShort, kWordsLeft, kEndState, kEscapes };
 std::string_view name_of(StripOutcome outcome) noexcept;
 
+/// A strip to decode, or decoded.
+struct StripTask {
+  Strip strip;
+  std::span<const StripToken> tokens;
+  std::int16_t* rows = nullptr;  ///< [token][64] in channel order; channels that the strip lacks are zero
+  StripOutcome outcome = StripOutcome::kWhole;  ///< on any other, rows are unspecified
+};
+
 /// Where channels [first, first + count) of a strip go, all rotated or none. spec: CODECS.md#card-order
 struct StripRun {
   std::uint32_t first = 0;      ///< channel of the strip, even where rotated
@@ -175,9 +183,8 @@ using CostSums = std::array<std::array<std::array<std::array<std::uint32_t, kCos
 /// A set of loops for one SIMD target. Every member gives the same bits as the scalar set's.
 struct EntropyKernels {
   const char* name;
-  /// Rows [token][64] in channel order; channels that the strip lacks are zero. On any outcome but kWhole, rows are
-  /// unspecified.   Needs: no token's distance leads before the first, weights and shifts in range
-  StripOutcome (*decode_strip)(const Strip& strip, std::span<const StripToken> tokens, std::int16_t* rows);
+  /// Strips of one chunk.   Needs: no token's distance leads before the first, weights and shifts in range
+  void (*decode_strips)(std::span<StripTask> tasks);
   /// Values of token_count tokens, rounded to target.dtype; token t goes t x row_stride bytes behind target.base, which is
   /// the head's first element.
   void (*put_strip)(const StripOutput& strip, std::size_t token_count, std::byte* base, std::int64_t row_stride, DType dtype);
@@ -202,6 +209,12 @@ struct EntropyKernels {
   /// False where a value is not finite; what it says of energy is then unspecified.
   bool (*row_energy)(std::span<const float> row, std::span<const std::uint32_t> group_widths, float* energy,
                      std::size_t stride);
+
+  StripOutcome decode_strip(const Strip& strip, std::span<const StripToken> tokens, std::int16_t* rows) const {
+    StripTask task{strip, tokens, rows};
+    decode_strips({&task, 1});
+    return task.outcome;
+  }
 };
 
 const EntropyKernels& entropy_scalar();

@@ -84,11 +84,16 @@ HWY_NOINLINE void put_tokens(const StripOutput& strip, std::size_t token_count, 
                              std::int64_t row_stride) {
   LaneFloats floats;
   fill_floats(strip, floats);
+  const std::ptrdiff_t distance = rows_ahead(token_count, row_stride) * row_stride;
   for (const StripRun& run : strip.runs) {
     std::byte* out = base + run.source * kBytesOf<kType>;
     const std::int16_t* row = strip.rows;
     const float* angles = run.rotated ? strip.angles + 2 * run.pair : nullptr;
+    const std::size_t size = run.count * kBytesOf<kType>;
     for (std::size_t t = 0; t < token_count; ++t) {
+      if (distance > 0) {
+        for (std::size_t i = 0; i < size; i += 64) prefetch_to_write(out + i, distance);
+      }
       if (!run.rotated) {
         put_side_by_side<kType, false>(floats, run, row, angles, out);
       } else if (run.split == 0) {

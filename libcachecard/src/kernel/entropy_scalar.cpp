@@ -97,6 +97,10 @@ StripOutcome decode_strip(const Strip& strip, std::span<const StripToken> tokens
   return decoder.escapes_used() == strip.escape_keys.size() ? StripOutcome::kWhole : StripOutcome::kEscapes;
 }
 
+void decode_strips(std::span<StripTask> tasks) {
+  for (StripTask& task : tasks) task.outcome = decode_strip(task.strip, task.tokens, task.rows);
+}
+
 void store_value(std::byte* at, DType dtype, float value) {
   if (dtype == DType::kF32) {
     std::memcpy(at, &value, sizeof(value));
@@ -144,7 +148,7 @@ const EntropyKernels& entropy_scalar() {
   static const EntropyKernels kSet = [] {
     EntropyKernels set{};
     set.name = "scalar";
-    set.decode_strip = decode_strip;
+    set.decode_strips = decode_strips;
     set.put_strip = put_strip;
     put_scalar_encoders(set);
     return set;

@@ -29,7 +29,7 @@ const EntropyKernels& entropy_set() {
 #else
   static constexpr const char* kName = "neon";
 #endif
-  static constexpr EntropyKernels kSet{kName,          decode_strip, put_strip,   quantise_strip, encode_strip,
+  static constexpr EntropyKernels kSet{kName,          decode_strips, put_strip,   quantise_strip, encode_strip,
                                        add_products,   add_costs,    add_moments, row_energy};
   return kSet;
 }

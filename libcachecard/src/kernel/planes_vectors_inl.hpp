@@ -199,6 +199,17 @@ HWY_INLINE void store_one(D d, hn::VFromD<D> v, std::byte* at) {
 template <DType kType>
 inline constexpr std::size_t kBytesOf = kType == DType::kF32 ? 4 : 2;
 
+/// Decoded rows go where no cache has them yet, a strip with a stride that no processor foresees: asked for so long before.
+inline constexpr std::int64_t kBytesAhead = 48 << 10;
+inline std::int64_t rows_ahead(std::size_t row_count, std::int64_t row_stride) {
+  return row_count < 8 || row_stride <= 0 || row_stride > kBytesAhead ? 0 : kBytesAhead / row_stride;
+}
+/// The line of a byte that lies `ahead` bytes behind at; it need not exist.
+HWY_INLINE void prefetch_to_write(const std::byte* at, std::int64_t ahead) {
+  const auto there = reinterpret_cast<std::uintptr_t>(at) + static_cast<std::uintptr_t>(ahead);
+  __builtin_prefetch(reinterpret_cast<const void*>(there), 1);
+}
+
 /// Whether no boundary of the shape falls inside a run of `channels`.
 inline bool falls_on(const PlanesShape& shape, std::size_t channels) {
   std::size_t bits = shape.head_dim;
