@@ -149,7 +149,7 @@ class ModelProfile(unittest.TestCase):
         self.assertEqual(len(set(roots)), 1)
         found = {layer: self.r2(layer, *pair) for layer, pair in maps(kept[0]).items()}
         print(f"  R2 of queries by the model file: mean {np.mean(list(found.values())):.2f}, least {min(found.values()):.2f}")
-        self.assertGreater(np.mean(list(found.values())), 0.4)
+        self.assertGreater(np.mean(list(found.values())), 0.3)
 
     def test_weights_of_the_model_alone_tell_which_tokens_count(self):
         """The map is held to the runtime's own queries of a short text: weights that are read wrongly are refused."""

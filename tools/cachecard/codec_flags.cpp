@@ -42,7 +42,7 @@ void add_codec_options(CLI::App& command, CodecFlags& flags, const std::string& 
       ->check(CLI::IsMember({"raw", "ggml", "planes", "entropy"}))
       ->type_name("CODEC")
       ->group(group);
-  command.add_option("--bits", flags.bits, "Bits a value: the mean over all (entropy; default: 1.5, and 3 without a profile), or of keys and values, 1 to 8 (planes; default: 4,3)")
+  command.add_option("--bits", flags.bits, "Bits a value: the mean over all (entropy; default: 1.5 with a profile, 2 with the model's file, else 3), or of keys and values, 1 to 8 (planes; default: 4,3)")
       ->type_name("N|K,V")
       ->group(group);
   add_size_option(command, "--bytes", flags.bytes, "The most that the whole card may take: 10M, 2.5MiB (entropy)")

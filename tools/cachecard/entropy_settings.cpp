@@ -13,7 +13,8 @@ namespace cachecard::cli {
 namespace {
 
 constexpr double kUsualBits = 1.5;  ///< a fifth of a q4_0 cache's KL with a profile: tests/fidelity/RESULTS.md
-constexpr double kBlindBits = 3.0;  ///< where nothing tells what errors of each head cost: the same with weights through a GGUF
+constexpr double kFileBits = 2.0;   ///< with what the model's file says alone: a tenth, but some tokens of texts suffer more
+constexpr double kBlindBits = 3.0;  ///< where nothing tells which tokens count
 
 /// The profile that was asked for; without one what the model's own weights say, where its file is at hand.
 Result<std::optional<ModelProfile>> profile_at_hand(const CodecFlags& flags, const CardHeader& header, const ParallelFor& parallel,
@@ -113,7 +114,7 @@ Result<EntropyOptions> entropy_options(const CodecFlags& flags, const CacheSourc
   if (is_left_out(flags, "channel-gains")) entropy.channel_gains.clear();
   for (const std::string& part : flags.without) notes.provenance += fmt::format(", without {}", part);
   if (Status s = set_offsets(flags, source, known, parallel, entropy, notes); !s) return s.error();
-  if (flags.bits.empty() && !entropy.costs.empty()) entropy.bits = kUsualBits;
+  if (flags.bits.empty() && known != nullptr) entropy.bits = entropy.costs.empty() ? kFileBits : kUsualBits;
   const double bits = flags.bytes != 0 ? bits_within(header, flags.bytes) : entropy.bits;
   choose_sinks(header.token_count, bits, entropy);
   if (flags.exact_tokens) {

@@ -81,11 +81,11 @@ class Codecs(package_test.PackageTest):
     def test_queries(self):
         values, options = self.like_smollm2(400, size=4)
         roots = {}
-        for queries in (None, "newest", "centroids", "recency", "none"):
+        for queries in (None, "newest", "centroids", "recency", "none", "both"):
             roots[queries] = cachecard.write(self.path, values, codec="entropy", bits=2, profile=PROFILE, queries=queries,
                                              **options).root
-        self.assertEqual(roots[None], roots["newest"])
-        self.assertEqual(len(set(roots.values())), 4)
+        self.assertEqual(roots[None], roots["both"])
+        self.assertEqual(len(set(roots.values())), 5)
         recent = cachecard.write(self.path, values, codec="entropy", bits=2, **options).root
         self.assertNotEqual(recent, roots["recency"])  # without a profile heads weigh alike
         with self.raises(errors.InvalidArgumentError, "need a model profile"):
