@@ -55,7 +55,7 @@ Result<TrimReport> requantise(const CardReader& card, ByteSink& sink, const Requ
 struct ExtendOptions {
   CardOptions card;  ///< how new tokens are stored, as for write_card; of its provenance, text and time count
   /// As finely as BASE's last segment: planes by layer; entropy with the same lanes (steps, means, tables) where they fit,
-  /// else as many bits a coded value. Bits of `card` do not count then, and token offsets are shifted by head to BASE's mean.
+  /// else as many bits a coded value. Bits of `card` do not count then, and token offsets are shifted by head half way to BASE's mean.
   bool bits_of_base = true;
   bool check = false;  ///< compare STATE's values of inherited tokens with BASE's, within what BASE's codec may be off
   std::vector<std::string> allow;  ///< as for match_identity

@@ -151,7 +151,7 @@ struct EntropyOptions {
   /// Offsets [use][token of the card] in half bits, -7 to 8, two more halve the step; use: (stream, KV head) in the map's
   /// order. Empty: all 0.
   std::vector<std::int8_t> token_offsets;
-  bool fixed_offsets = false;      ///< extend_card takes them as they are, and does not level them to BASE's mean
+  bool fixed_offsets = false;      ///< extend_card takes them as they are, and does not shift them towards BASE's mean
   /// What errors of each (stream, KV head) cost, as ModelProfile has it: nats for (step / root mean square of the stream) squared.
   /// For the summary's predicted_error; empty: no estimate.
   std::vector<double> costs;

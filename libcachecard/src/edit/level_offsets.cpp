@@ -47,7 +47,7 @@ Status level_offsets(const CardReader& base, const CardHeader& header, std::uint
       const auto wanted = mean_of(map->row(map->row_of[of_base + h]));
       const auto found = mean_of(added);
       if (!wanted || !found) continue;
-      const auto shift = static_cast<int>(std::lround(*wanted - *found));
+      const auto shift = static_cast<int>(std::lround((*wanted - *found) / 2.0));
       for (std::int8_t& offset : added) {
         if (is_coded(offset)) offset = static_cast<std::int8_t>(std::clamp<int>(offset + shift, kLeastTokenOffset, kMostTokenOffset));
       }
