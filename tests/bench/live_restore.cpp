@@ -45,8 +45,9 @@ double milliseconds_of(const std::function<void()>& action) {
   return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
 }
 
-/// libllama's workers spin on their cores for a while after a decode. Whoever is handed a card was idle before.
-void rest() { std::this_thread::sleep_for(std::chrono::milliseconds(50)); }
+/// libllama's workers spin on their cores for a while after a decode. Whoever is handed a card was idle before. Not longer: idle
+/// cores wake up slowly, and a host takes unused pages back.
+void rest() { std::this_thread::sleep_for(std::chrono::milliseconds(10)); }
 
 double median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
