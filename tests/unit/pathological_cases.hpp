@@ -30,6 +30,8 @@ inline std::vector<Case> cases() {
       {"all zero", plain, [](R&, auto, auto, auto) { return 0.0; }},
       {"the range of bf16", bf16, [](R& r, auto t, auto, auto) { return std::ldexp(normal(r), static_cast<int>(t) * 4 - 126); }},
       {"bf16 near its largest", bf16, [](R& r, auto, auto, auto) { return std::ldexp(normal(r), 120); }},
+      {"near f16's largest", {64, 2, 64, DType::kF16}, [](R& r, auto, auto, auto) { return std::clamp(30000.0 * normal(r), -65504.0, 65504.0); }},
+      {"f16's largest of either sign", {64, 2, 64, DType::kF16}, [](R&, auto t, auto, auto c) { return (t * 7 + c * c) % 3 == 0 ? -65504.0 : 65504.0; }},
       {"denormals of f16", {64, 2, 64, DType::kF16}, [](R& r, auto, auto, auto) { return std::ldexp(normal(r), -18); }},
       {"denormals of f32", plain, [](R& r, auto, auto, auto) { return std::ldexp(normal(r), -135); }},
       {"one value in a million", plain, [](R& r, auto t, auto, auto c) { return t == 9 && c == 9 ? 1e6 : normal(r); }},

@@ -32,7 +32,8 @@ Result<EncodedSection> encode_chunk(const CardHeader& header, std::size_t stream
 /// Why a chunk that was to be planes or entropy is raw. spec: CODECS.md#planes-encode, CODECS.md#entropy-encode
 enum class RawReason : std::uint8_t {
   kNonFinite,   ///< a NaN or an infinity, and keep_nonfinite
-  kOutOfReach,  ///< a head vector that the scale does not reach; entropy: values too far from the rest
+  kOutOfReach,  ///< a head vector that the scale does not reach, or values that would decode to infinities; entropy:
+                ///< values too far from the rest, or too large for RoPE's sums
   kWorse,       ///< planes at 8 bits, and q8_0 would keep it better for its size
   kLarger,      ///< entropy: not smaller than raw
 };

@@ -43,7 +43,10 @@ PlanesStream::PlanesStream(const StreamRecord& stream, const Parameters& paramet
   rotated_offset_ = table->record.rotated_offset;
   rotated_width_ = table->record.rotated_width;
   unrotate_gain_ = static_cast<float>(1.0 / (table->record.magnitude * table->record.magnitude));
-  rope_bound_ = 2.0 * std::max(1.0, std::abs(table->record.magnitude));
+  constexpr double kTurned = 1.4143;  // |x c - y s| over the larger of |x| and |y|, rounding included
+  const double magnitude = std::abs(table->record.magnitude);
+  rope_bound_ = std::max(1.0, kTurned * magnitude);
+  unrope_bound_ = std::max(1.0, kTurned / magnitude);
 }
 
 double PlanesStream::bound(double largest) const {
@@ -112,11 +115,17 @@ void PlanesChunk::decode(std::size_t first, std::size_t count, const kernel::Row
   }
 }
 
-double PlanesChunk::bound() const {
-  std::int16_t top = kernel::kLeastRange;
-  for (const std::int16_t t : head.top) top = std::max(top, t);
+namespace {
+
+double bound_of(const PlanesStream& stream, std::span<const std::int16_t> tops) {
+  std::int32_t top = kernel::kLeastRange;
+  for (const std::int16_t t : tops) top = std::max<std::int32_t>(top, t);
   return stream.bound(std::exp2(top / 16.0));
 }
+
+}  // namespace
+
+double PlanesChunk::bound() const { return bound_of(stream, head.top); }
 
 void PlanesChunk::add_squared_bounds(std::span<double> bounds) const {
   const kernel::PlanesShape shape = stream.shape();
@@ -234,8 +243,30 @@ PlanesEncoded encode_planes(const PlanesStream& stream, const PlanesTokens& toke
     return out;
   }
   write_head(out.payload, tokens, top, scale, exact_rows, stream.row_size(), plane_row);
+  out.bound = bound_of(stream, top);
   if (worse_than_q8_0(stream, tokens, rows, top, scale)) out.outcome = PlanesOutcome::kWorse;
   return out;
+}
+
+bool decodes_finite(const StreamRecord& record, FrameHeader frame, const PlanesStream& stream, const PlanesTokens& tokens,
+                    const float* angles, const PlanesEncoded& encoded) {
+  frame.stored_size = encoded.payload.size();
+  frame.digest_size = encoded.digest_size;
+  const auto head = parse_planes_head(record, frame, tokens, stream.unit_count(),
+                                      std::span(encoded.payload).first(encoded.digest_size));
+  if (!head) return false;
+  std::vector<float> scratch(planes_decode_scratch(stream));
+  std::vector<std::byte> row(stream.row_size());
+  const auto head_stride = static_cast<std::int64_t>(row.size() / stream.shape().head_count);
+  PlanesTokens left = tokens;
+  for (; left.plane_count > 0; --left.plane_count) {
+    const PlanesChunk chunk{stream, left, *head, encoded.payload, angles};
+    for (const std::uint32_t token : tokens.order) {
+      chunk.decode(token, 1, {row.data(), head_stride, stream.dtype()}, 0, scratch);
+      if (count_nonfinite(stream.dtype(), row) > 0) return false;
+    }
+  }
+  return true;
 }
 
 std::vector<std::byte> cut_planes(const PlanesChunk& chunk, std::size_t first, const PlanesTokens& kept,

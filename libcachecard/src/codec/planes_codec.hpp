@@ -29,6 +29,10 @@ class PlanesStream {
   float unrotate_gain() const { return unrotate_gain_; }
   /// No value is larger where none is beyond largest in card order, before rotation, mean and RoPE.
   double bound(double largest) const;
+  /// By how much RoPE makes a channel larger at most than the larger one of its pair; 1 without.
+  double rope_bound() const { return rope_bound_; }
+  /// The same, of taking RoPE off.
+  double unrope_bound() const { return unrope_bound_; }
   /// 1 / sqrt(hadamard_size).
   float rotation_scale() const { return rotation_scale_; }
 
@@ -44,7 +48,8 @@ class PlanesStream {
   std::uint32_t rotated_offset_ = 0;
   std::uint32_t rotated_width_ = 0;
   float unrotate_gain_ = 1.0f;
-  double rope_bound_ = 1.0;  ///< |x c - y s| over the larger of |x| and |y|
+  double rope_bound_ = 1.0;
+  double unrope_bound_ = 1.0;
   float rotation_scale_ = 1.0f;
 };
 
@@ -78,7 +83,7 @@ struct PlanesChunk {
 enum class PlanesOutcome : std::uint8_t {
   kCoded,
   kNonFinite,   ///< token and channel say where
-  kOutOfReach,  ///< a head vector that the scale does not reach
+  kOutOfReach,  ///< a head vector that the scale does not reach, or values that would decode to infinities
   kWorse,       ///< at 8 bits, and q8_0 would keep it better for its size
 };
 
@@ -87,12 +92,18 @@ struct PlanesEncoded {
   std::uint64_t token = 0;           ///< of the chunk; for kNonFinite and kOutOfReach
   std::vector<std::byte> payload;
   std::uint64_t digest_size = 0;
+  double bound = 0.0;  ///< no value decodes to a larger one, however many planes are left
 };
 
 /// Rows [token][channel] of a chunk as planes.
 /// angles: of the chunk's tokens, or null   Spec: CODECS.md#planes-encode
 PlanesEncoded encode_planes(const PlanesStream& stream, const PlanesTokens& tokens, std::span<const std::byte> rows,
                             const float* angles);
+
+/// Whether all coded values of a payload decode to finite ones, however many planes are left, found out by decoding it.
+/// frame: of the chunk   angles: as in encode_planes
+bool decodes_finite(const StreamRecord& record, FrameHeader frame, const PlanesStream& stream, const PlanesTokens& tokens,
+                    const float* angles, const PlanesEncoded& encoded);
 
 /// The payload of some of a chunk's tokens: codes and scales are moved, never made anew.
 /// kept: how the tokens [first, first + kept.coded_width.size()) lie in the new chunk; its plane_count may be smaller.

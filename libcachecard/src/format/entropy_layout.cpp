@@ -22,7 +22,6 @@ Error head_error(ErrorCode code, const FrameHeader& frame, std::string field, st
   return {code, frame.offset + kFrameHeaderSize, std::move(field), std::move(detail)};
 }
 
-constexpr float kMostFineScale = 0x1p64f;
 
 /// What an offset means, or nothing for one that entropy does not have.
 std::optional<TokenKind> kind_of(std::int8_t offset) {

@@ -15,6 +15,7 @@ inline constexpr std::uint16_t kSecondClass = 1u << 12;
 inline constexpr std::uint16_t kTableSet = 1;
 inline constexpr float kLeastStep = 0x1p-64f;
 inline constexpr float kMostStep = 0x1p64f;
+inline constexpr float kMostFineScale = 0x1p64f;
 inline constexpr std::uint32_t kStripWidth = 64;
 
 /// How a token of a chunk is kept, in all heads alike.

@@ -5,6 +5,7 @@
 
 #include "base/checked.hpp"
 #include "codec/byte_compressor.hpp"
+#include "codec/magnitudes.hpp"
 #include "format/framing.hpp"
 #include "reader/payload.hpp"
 
@@ -19,9 +20,6 @@ std::size_t planes_floats(const StreamRecord& stream) {
   const std::uint64_t groups = std::min<std::uint64_t>(stream.head_dim, kMostPlanesParts);
   return align64((kPlanesRunRows * stream.kv_head_count * groups + stream.head_dim) * sizeof(float));
 }
-
-/// What every number up to, after all rounding on its way, is finite.
-double largest_of(DType dtype) { return dtype == DType::kF16 ? 65000.0 : 3.3e38; }
 
 /// The payload as stored, in scratch or in place, its digest checked.
 Result<std::span<const std::byte>> load_stored(const ByteSource& source, const FrameHeader& frame,
@@ -132,7 +130,7 @@ void ChunkRows::add_squared_bounds(std::span<double> bounds) const {
 }
 
 bool ChunkRows::surely_finite(std::uint64_t row, DType as) const {
-  if (!(bound_ <= std::min(largest_of(dtype_), largest_of(as)))) return false;
+  if (!(bound_ <= std::min(safe_magnitude(dtype_), safe_magnitude(as)))) return false;
   return entropy_ ? entropy_->is_coded(row) : head_ && context_->tokens->coded_width[row] != 0;
 }
 

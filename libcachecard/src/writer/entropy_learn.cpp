@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "codec/entropy_overflow.hpp"
 #include "codec/lane_fit.hpp"
 #include "codec/scale_code.hpp"
 #include "format/framing.hpp"
@@ -19,6 +20,8 @@ constexpr std::size_t kTileTokens = 32;
 constexpr std::size_t kFitTokens = 256;  ///< of a class in a chunk, whose code lengths are summed
 /// Rows that stay within it are in reach at a step that is a little smaller, too.
 constexpr float kSafeReach = 0.94f * kRowReach;
+constexpr double kSafeGrowth = 1.0 / 0.94;  ///< what holds for so much larger steps holds for one that is a little larger
+static_assert(kCloseOctaves < 0.089, "log2 of kSafeGrowth");
 
 /// Sixteenths of an octave, 128 for 1, nearest.
 std::uint8_t step_code(float factor) {
@@ -124,8 +127,8 @@ void EntropyPlan::set_moments(const Moments& moments, const StreamRecord& stream
   for (std::size_t c = 0; c < squares.size(); ++c) {
     const double origin = moments.origin.empty() ? 0.0 : double{moments.origin[c]};
     const double away = moments.count == 0 ? 0.0 : moments.sums[c] / count;
-    const auto mean = static_cast<float>(origin + away);
-    learned.means.push_back(kernel::f16_from_f32(std::clamp(mean, -65504.0f, 65504.0f)));
+    const auto mean = static_cast<float>(origin + away);  // NaN where f32's sums were too large
+    learned.means.push_back(std::isnan(mean) ? std::uint16_t{0} : kernel::f16_from_f32(std::clamp(mean, -65504.0f, 65504.0f)));
     const double moved = double{kernel::f32_from_f16(learned.means.back())} - origin;
     squares[c] = std::max(0.0, squares[c] - moved * (2.0 * moments.sums[c] - count * moved));
   }
@@ -243,6 +246,7 @@ Status EntropyPlan::learn_tables(LaneSearch& search) {
   for (std::size_t s = 0; s < search.places.strip_count(); ++s) fits.emplace_back(kFitTokens, search.stream + s);
   std::fill(learned.missed.begin(), learned.missed.end(), std::uint8_t{0});
   learned.at_reach = false;
+  const EntropyOverflow overflow(search.order, search.places.group_widths(), search.scales, kSafeGrowth);
   for (std::size_t i = learned.spans.size(); i-- > 0;) {
     if (learned.finite[i] == 0) continue;
     if (Status s = load(search, i); !s) return s;
@@ -260,6 +264,10 @@ Status EntropyPlan::learn_tables(LaneSearch& search) {
         quantise(search.strip_lanes(place), scale, steps, values, kRowReach, strip, missed);
       }
       fits[s].add(steps, strip.index);
+    }
+    const EntropyScratch& loaded = *search.scratch;
+    if (overflow.possible(search.tokens, loaded.rows)) {
+      overflow.mark(search.tokens, loaded.rows, loaded.chunk, learned.energy, missed);
     }
   }
   learned.symbol_bits = 0.0;

@@ -233,8 +233,13 @@ EntropyEncoded EntropyPlan::encode(std::size_t stream, const FrameHeader& frame,
   const TokenSpan span{frame.first_token, frame.token_count};
   const auto tokens = entropy_tokens(header_, map_, frame);
   const auto turned = angles(learned.stream->order(), span);
-  return encode_entropy(*learned.stream, *tokens, rows, turned == nullptr ? nullptr : turned->data(), learned.energy,
-                        chunk_references(learned, span), *scratch_.take());
+  EntropyEncoded encoded = encode_entropy(*learned.stream, *tokens, rows, turned == nullptr ? nullptr : turned->data(),
+                                          learned.energy, chunk_references(learned, span), *scratch_.take());
+  // Of finite values only RoPE's own sums were too large.
+  if (encoded.outcome == EntropyOutcome::kNonFinite && count_nonfinite(learned.stream->order().dtype(), rows) == 0) {
+    encoded.outcome = EntropyOutcome::kOutOfReach;
+  }
+  return encoded;
 }
 
 }  // namespace cachecard

@@ -20,6 +20,9 @@ struct SharedLane {
   std::vector<std::int8_t> shifts;  ///< by head: what its tokens' offsets have on the mean, where that is above 0
 };
 using SharedLanes = std::map<std::size_t, SharedLane>;  ///< by stream
+
+inline constexpr double kCloseOctaves = 0.08;  ///< steps this close share lanes: kSafeReach and kSafeGrowth leave room for it
+
 /// Scratch for as many tasks as run at once.
 class ScratchPool {
  public:

@@ -1,6 +1,7 @@
 // How EntropyPlan codes a segment with the lanes of an earlier one.
 #include <algorithm>
 
+#include "codec/entropy_overflow.hpp"
 #include "writer/entropy_plan.hpp"
 
 namespace cachecard {
@@ -52,6 +53,7 @@ Status EntropyPlan::adopt_lanes(std::size_t index) {
   learned.stream.emplace(stream, learned.parameters, shared->second.lanes, source_.rope_table());
   const EntropyStream& places = *learned.stream;
   const std::size_t groups = places.group_widths().size();
+  const EntropyOverflow overflow(places.order(), places.group_widths(), places.scales(), 1.0);
   const auto scratch = scratch_.take();
   std::uint64_t values = 0;
   std::uint64_t escapes = 0;
@@ -70,6 +72,7 @@ Status EntropyPlan::adopt_lanes(std::size_t index) {
                scratch->strip, missed);
       escapes += count_escapes(lanes, steps, scratch->strip.index);
     }
+    if (overflow.possible(*tokens, scratch->rows)) overflow.mark(*tokens, scratch->rows, scratch->chunk, learned.energy, missed);
     values += tokens->coded_count * row_elements(stream);
   }
   const auto exact = static_cast<std::uint64_t>(std::count(learned.missed.begin(), learned.missed.end(), std::uint8_t{1}));

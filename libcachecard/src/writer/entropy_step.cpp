@@ -17,7 +17,6 @@ constexpr int kSmallestOctave = -10;  ///< of the step, relative to the spread
 constexpr int kLargestOctave = 8;
 constexpr double kCloseEnough = 0.0005;    ///< of the budget
 constexpr double kCloseOnSamples = 0.001;  ///< of what is wanted
-constexpr double kCloseOctaves = 0.08;     ///< steps this close share lanes: kSafeReach leaves room for it
 
 }  // namespace
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "codec/magnitudes.hpp"
 #include "kernel/ggml_blocks.hpp"
 #include "writer/card_order.hpp"
 
@@ -208,7 +209,17 @@ PlanesEncoded PlanesPlan::encode(std::size_t stream, const FrameHeader& frame, s
   const PlanesStream& opened = streams_.at(stream);
   const auto tokens = planes_tokens(header_, map_, frame);
   const auto turned = angles(opened, frame.first_token, frame.token_count);
-  return encode_planes(opened, *tokens, rows, turned == nullptr ? nullptr : turned->data());
+  const float* const pairs = turned == nullptr ? nullptr : turned->data();
+  PlanesEncoded encoded = encode_planes(opened, *tokens, rows, pairs);
+  // Of finite values only RoPE's and the rotation's own sums were too large.
+  if (encoded.outcome == PlanesOutcome::kNonFinite && count_nonfinite(opened.dtype(), rows) == 0) {
+    encoded.outcome = PlanesOutcome::kOutOfReach;
+  }
+  if (encoded.outcome == PlanesOutcome::kCoded && !(encoded.bound <= safe_magnitude(opened.dtype())) &&
+      !decodes_finite(header_.streams[stream], frame, opened, *tokens, pairs, encoded)) {
+    encoded.outcome = PlanesOutcome::kOutOfReach;
+  }
+  return encoded;
 }
 
 }  // namespace cachecard
