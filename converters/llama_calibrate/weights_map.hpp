@@ -16,7 +16,7 @@ struct WeightsMapOptions {
 /// A profile that has no costs: a map from keys and values to queries, steps by query energy, and 16 centroids a head where the
 /// model read 256 tokens or more (640, fewer where it is so large that they would take long).
 /// A layer's input is taken for white behind its norm; the map is then least squares: Wq D Wkv' (Wkv D Wkv')^-1, D the norm's
-/// weights squared, with biases. Tokens seen are added to it as if the weights were 2,000 of them.
+/// weights squared, with biases. Tokens seen are added to it as if the weights were 200 of them.
 /// Memory: one layer's projections as f32, twice, for each task.
 /// Errors: read_model's, unsupported_feature (as calibrate; keys or queries that pass a norm of their own; projections that are
 ///         not found), foreign_input, io, out_of_memory
