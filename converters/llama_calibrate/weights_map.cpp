@@ -20,7 +20,7 @@ namespace {
 constexpr std::uint32_t kLeastTokens = 16;   ///< that are decoded, to see what the runtime makes of attention
 constexpr std::uint32_t kMostTokens = 640;
 constexpr std::uint64_t kMostWork = std::uint64_t{1} << 39;  ///< parameters x tokens: some seconds a core
-constexpr float kPriorTokens = 200.0f;       ///< what the weights say counts as much as so many tokens seen; with 2,000 queries are nearer, cards worse
+constexpr float kPriorTokens = 200.0f;       ///< what the weights say counts as much as so many tokens seen
 constexpr double kRidge = 1e-3;              ///< of keys' and values' mean energy
 constexpr Eigen::Index kMoreDirections = 16;  ///< than asked for, in the search for those that count
 constexpr int kPowers = 3;
@@ -58,13 +58,21 @@ LowRankMap map_of(const Rows& inputs, const Rows& queries, Eigen::Index rank) {
   // Within what was found, in order.
   const Eigen::MatrixXf within = cross * found;
   const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXf> order(within.transpose() * within);
-  const Eigen::MatrixXf up = found * order.eigenvectors().rightCols(kept).rowwise().reverse();
+  const Eigen::Index directions = std::max<Eigen::Index>(kept - 1, 1);
+  const Eigen::MatrixXf up = found * order.eigenvectors().rightCols(directions).rowwise().reverse();
   const Eigen::MatrixXf down = root.matrixU().solve(cross * up).transpose();
+  // Of the constant, what lies in these directions; the last one is the rest's.
+  const Eigen::VectorXf constant = queries.col(width) - up * (down * inputs.col(width));
+  const Eigen::VectorXf within_up = up.transpose() * constant;
+  const Eigen::VectorXf rest = constant - up * within_up;
+  const float length = std::max(rest.norm(), 1e-20f);
   LowRankMap map;
-  map.up = up;
-  map.down.resize(down.rows(), down.cols() + 1);
-  // What the constants are off enters through the kept directions alone.
-  map.down << down, up.transpose() * queries.col(width) - down * inputs.col(width);
+  map.up.resize(up.rows(), directions + 1);
+  map.up << up, rest / length;
+  map.down = Rows::Zero(directions + 1, down.cols() + 1);
+  map.down.topLeftCorner(directions, down.cols()) = down;
+  map.down.topRightCorner(directions, 1) = within_up;
+  map.down(directions, down.cols()) = length;
   return map;
 }
 

@@ -99,12 +99,6 @@ class ModelProfile(unittest.TestCase):
         inputs = np.concatenate([self.keys[layer], self.values[layer], np.ones((COUNT, 1))], axis=1)
         return explained(self.queries[layer][FIRST:], (inputs @ down.T @ up.T)[FIRST:])
 
-    def correlation(self, layer, down, up):
-        """Which tokens count follows from the directions of queries, not from their length."""
-        inputs = np.concatenate([self.keys[layer], self.values[layer], np.ones((COUNT, 1))], axis=1)
-        found, estimated = self.queries[layer][FIRST:], (inputs @ down.T @ up.T)[FIRST:]
-        return np.corrcoef((found - found.mean(axis=0)).ravel(), (estimated - estimated.mean(axis=0)).ravel())[0, 1]
-
     def test_without_embedding_keys_of_layer_0_depend_on_the_token_alone(self):
         """What the rest stands on: the positions, the base and the pairs of turned_back are right."""
         ids, first = np.unique(self.tokens, return_index=True)
@@ -153,9 +147,10 @@ class ModelProfile(unittest.TestCase):
             self.assertEqual(done.returncode, 0, done.stderr)
             roots.append(json.loads(done.stdout)["root"])
         self.assertEqual(len(set(roots)), 1)
-        found = [self.correlation(layer, *pair) for layer, pair in maps(kept[0]).items()]
-        print(f"  correlation of queries by the model file: mean {np.mean(found):.2f}, least {min(found):.2f}")
-        self.assertGreater(np.mean(found), 0.6)
+        found = [self.r2(layer, *pair) for layer, pair in maps(kept[0]).items()]
+        print(f"  R2 of queries by the model file: mean {np.mean(found):.2f}, least {min(found):.2f}")
+        self.assertGreater(np.mean(found), 0.5)
+        self.assertGreater(min(found), 0.2)
 
     def test_weights_of_the_model_alone_tell_which_tokens_count(self):
         """The map is held to the runtime's own queries of a short text: weights that are read wrongly are refused."""
