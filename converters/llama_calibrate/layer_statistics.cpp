@@ -9,8 +9,6 @@ namespace cachecard::llama_calibrate {
 namespace {
 
 constexpr Eigen::Index kFirstTokens = 16;
-constexpr std::size_t kIterations = 12;
-constexpr std::uint64_t kSeed = 3;
 
 std::vector<float> values_of(const Rows& rows) { return {rows.data(), rows.data() + rows.size()}; }
 
@@ -44,7 +42,6 @@ void LayerStatistics::add(const ObservedLayer& observed) {
 ProfileLayer LayerStatistics::profile(const Wanted& wanted) const {
   ProfileLayer layer;
   layer.record = record_;
-  layer.record.centroid_count = wanted.centroids;
   layer.key_costs.assign(record_.kv_head_count, 0.0f);
   layer.value_costs.assign(record_.kv_head_count, 0.0f);
   layer.key_steps = key_step_codes({sums_.energy.data(), static_cast<std::size_t>(sums_.energy.size())}, record_.kv_head_count,
@@ -55,13 +52,7 @@ ProfileLayer LayerStatistics::profile(const Wanted& wanted) const {
   layer.map_up = values_of(map.up);
   const auto width = static_cast<Eigen::Index>(layer.query_width());
   const Eigen::Map<const Rows> samples(samples_.data(), static_cast<Eigen::Index>(samples_.size()) / width, width);
-  for (std::uint32_t head = 0; head < record_.query_head_count && wanted.centroids > 0; ++head) {
-    const auto own = samples.middleCols(std::int64_t{head} * record_.key_dim, record_.key_dim);
-    const Centroids found = k_means(own, wanted.centroids, kIterations, kSeed + head);
-    const auto points = values_of(found.points);
-    layer.centroids.insert(layer.centroids.end(), points.begin(), points.end());
-    layer.centroid_weights.insert(layer.centroid_weights.end(), found.shares.begin(), found.shares.end());
-  }
+  set_centroids(samples, wanted.centroids, layer);
   return layer;
 }
 

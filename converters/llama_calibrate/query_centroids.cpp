@@ -59,4 +59,16 @@ Centroids k_means(const RowsRef& points, std::size_t count, std::size_t iteratio
   return result;
 }
 
+void set_centroids(const RowsRef& queries, std::uint32_t count, ProfileLayer& layer) {
+  constexpr std::size_t kIterations = 12;
+  constexpr std::uint64_t kSeed = 3;
+  layer.record.centroid_count = count;
+  for (std::uint32_t head = 0; head < layer.record.query_head_count && count > 0; ++head) {
+    const Centroids found =
+        k_means(queries.middleCols(std::int64_t{head} * layer.record.key_dim, layer.record.key_dim), count, kIterations, kSeed + head);
+    layer.centroids.insert(layer.centroids.end(), found.points.data(), found.points.data() + found.points.size());
+    layer.centroid_weights.insert(layer.centroid_weights.end(), found.shares.begin(), found.shares.end());
+  }
+}
+
 }  // namespace cachecard::llama_calibrate

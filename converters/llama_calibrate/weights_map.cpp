@@ -28,7 +28,6 @@ constexpr std::uint32_t kSeed = 3;
 constexpr Eigen::Index kFirstTokens = 16;    ///< whose queries make no centroids
 constexpr Eigen::Index kCentroidTokens = 256;  ///< below it there are none
 constexpr std::uint32_t kCentroids = 16;
-constexpr std::size_t kIterations = 12;
 constexpr float kLeastExplained = 0.05f;     ///< of the decoded tokens' queries: below it the weights are read wrongly
 
 /// Orthonormal columns that span what a's do.
@@ -178,13 +177,7 @@ Status MapJob::run(std::size_t i) {
   made.key_steps = key_step_codes({energy.data(), static_cast<std::size_t>(energy.size())}, made.record.kv_head_count,
                                   made.record.key_dim, layer.pair_count);
   if (layer.queries.rows() >= kCentroidTokens) {
-    made.record.centroid_count = kCentroids;
-    for (std::uint32_t h = 0; h < layer.query_head_count; ++h) {
-      const Rows own = layer.queries.middleCols(std::int64_t{h} * layer.key.head_dim, layer.key.head_dim).bottomRows(layer.queries.rows() - kFirstTokens);
-      const Centroids found = k_means(own, kCentroids, kIterations, kSeed + h);
-      made.centroids.insert(made.centroids.end(), found.points.data(), found.points.data() + found.points.size());
-      made.centroid_weights.insert(made.centroid_weights.end(), found.shares.begin(), found.shares.end());
-    }
+    set_centroids(layer.queries.bottomRows(layer.queries.rows() - kFirstTokens), kCentroids, made);
   }
   made.map_down.assign(map.down.data(), map.down.data() + map.down.size());
   made.map_up.assign(map.up.data(), map.up.data() + map.up.size());

@@ -37,7 +37,7 @@ void keep_profile(const std::string& path, const ModelProfile& profile) {
   std::filesystem::create_directories(std::filesystem::path(path).parent_path(), ignored);
   auto sink = create_file(path, {.sync = false, .overwrite = true});
   if (!sink) return;
-  const ProvenanceEntry provenance{0, ProvenanceOp::kCapture, 0, {}, "the model's own weights, and what it does with a short text"};
+  const ProvenanceEntry provenance{0, ProvenanceOp::kCalibrate, 0, {}, "the model's own weights, and what it does with a short text"};
   if (!write_profile(profile, provenance, **sink)) return;
   const auto committed = (*sink)->commit();
   (void)committed;
